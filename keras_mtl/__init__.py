@@ -1,0 +1,15 @@
+"""Multi-task learning with Keras 3 on TensorFlow."""
+
+import keras as _keras
+
+if _keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "keras_mtl needs Keras on the TensorFlow backend, found backend "
+        f"'{_keras.backend.backend()}'. Set the environment variable KERAS_BACKEND=tensorflow "
+        "before importing keras."
+    )
+
+from keras_mtl import balancing as balancing
+from keras_mtl import weighting as weighting
+
+__version__ = "0.1.0"

@@ -1,0 +1,9 @@
+"""Gradient balancing: methods that combine task gradients into one direction."""
+
+from keras_mtl.balancing.base import GradientBalancing as GradientBalancing
+from keras_mtl.balancing.base import GramianBalancing as GramianBalancing
+from keras_mtl.core.registry import Registry as _Registry
+
+_registry = _Registry(__name__, GradientBalancing, "gradient_balancing")
+names = _registry.names
+get = _registry.get

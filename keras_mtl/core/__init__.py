@@ -1,0 +1,1 @@
+"""Machinery under the methods: checks, registry, replicas, graph partition, the training step."""

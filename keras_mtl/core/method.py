@@ -1,0 +1,77 @@
+"""What loss weightings and gradient balancings share: tasks, state a task, epochs."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import keras
+
+from keras_mtl.core.roles import TaskRole
+
+
+class Method(keras.layers.Layer):
+    """Base class of everything that is chosen at `compile` and keeps state a task.
+
+    It is a layer, so that its variables are saved and its config serialised as any layer's,
+    but it works in float32 and takes no part in the model's graph.
+
+    Args:
+        name: Optional string. Name of the layer.
+    """
+
+    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
+        kwargs.pop("dtype", None)
+        super().__init__(name=name, dtype="float32", autocast=False, **kwargs)
+        self.num_tasks: int | None = None
+        self.roles: tuple[TaskRole, ...] | None = None
+        self._task_variables: list[Any] = []
+
+    @property
+    def task_variables(self) -> list[Any]:
+        """The variables with one entry a task; entries of absent tasks are put back."""
+        return list(self._task_variables)
+
+    def bind(self, roles: Sequence[TaskRole]) -> Self:
+        """Tells the method its tasks and builds it, once, for their number."""
+        self.check_num_tasks("tasks of this model", len(roles))
+        self.roles = tuple(roles)
+        self.build_for(len(roles))
+        return self
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.num_tasks = input_shape[0]
+
+    def build_for(self, num_tasks: int) -> None:
+        """Builds the method for `num_tasks` tasks, unless it is built already."""
+        if not self.built:
+            self.build((num_tasks, None))
+
+    def check_num_tasks(self, what: str, received: int) -> None:
+        """Raises if the method was built for another number of tasks."""
+        if self.built and received != self.num_tasks:
+            raise ValueError(
+                f"{type(self).__name__} '{self.name}' was built for {self.num_tasks} tasks, "
+                f"received {received} {what}. Make a new {type(self).__name__} for them."
+            )
+
+    def add_task_variable(
+        self, name: str, initializer: Any = "zeros", *, trainable: bool = False
+    ) -> Any:
+        """Adds a float variable of shape `(num_tasks,)` whose entries belong to the tasks."""
+        variable = self.add_weight(
+            shape=(self.num_tasks,),
+            initializer=initializer,
+            trainable=trainable,
+            name=name,
+            aggregation="only_first_replica",
+        )
+        self._task_variables.append(variable)
+        return variable
+
+    def on_epoch_begin(self) -> None:
+        """Hook: rolls per-epoch state over; called outside the graph before each epoch.
+
+        At the beginning and not the end, because `BackupAndRestore` saves at the end.
+        """
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name}

@@ -1,0 +1,9 @@
+"""Loss weighting: methods that choose task weights from task losses."""
+
+from keras_mtl.core.registry import Registry as _Registry
+from keras_mtl.weighting.base import LossWeighting as LossWeighting
+from keras_mtl.weighting.fixed import Fixed as Fixed
+
+_registry = _Registry(__name__, LossWeighting, "loss_weighting", default="fixed")
+names = _registry.names
+get = _registry.get

@@ -1,0 +1,73 @@
+"""The contract of loss weighting: task losses in, a scalar total out."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mtl.core.derivatives import value_and_gradient
+from keras_mtl.core.method import Method
+
+
+@keras.saving.register_keras_serializable(package="keras_mtl")
+class LossWeighting(Method):
+    """Base class of loss weightings: maps task losses to the total that is differentiated.
+
+    The derivative of the total with respect to each loss is that task's weight. A subclass
+    writes `call(task_losses, active)`; `active` is 1.0 for tasks that take part and 0.0 for
+    absent ones, whose losses read 1.0 (safe under logarithms) and must not reach the total:
+    multiply by `active`, and count tasks with `sum(active)`.
+
+    What else a method may need is a hook with an empty default: variables in `build` through
+    `add_task_variable`, the state of a step in `update_state`, epochs in `on_epoch_begin`, the
+    tasks' roles in `self.roles`.
+
+    Args:
+        name: Optional string. Name of the layer.
+
+    Input shape: `(num_tasks,)`, mean losses, unscaled.
+    Output shape: `()`, the total.
+    """
+
+    def __call__(self, task_losses: Any, active: Any = None) -> Any:
+        task_losses, active = self._standardize(task_losses, active)
+        # The derivative of `where` leaves the weight of an absent task exactly 0.
+        return super().__call__(ops.where(active > 0, task_losses, 1.0), active)
+
+    def _standardize(self, task_losses: Any, active: Any) -> tuple[Any, Any]:
+        task_losses = ops.convert_to_tensor(task_losses, dtype="float32")
+        if len(task_losses.shape) != 1 or task_losses.shape[0] == 0:
+            raise ValueError(
+                "`task_losses` must have shape (num_tasks,), received shape "
+                f"{tuple(task_losses.shape)}. Give one mean loss a task."
+            )
+        self.check_num_tasks("entries of `task_losses`", task_losses.shape[0])
+        self.build_for(task_losses.shape[0])
+        active = ops.ones_like(task_losses) if active is None else active
+        return task_losses, ops.cast(active, "float32")
+
+    def call(self, task_losses: Any, active: Any) -> Any:
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `call(task_losses, active)` and return the total."
+        )
+
+    def compute_weights(self, task_losses: Any, active: Any = None) -> Any:
+        """Returns the effective task weights: the derivative of the total.
+
+        Args:
+            task_losses: Array of shape `(num_tasks,)`, mean losses.
+            active: Optional boolean array of shape `(num_tasks,)`; `False` for absent tasks.
+
+        Returns:
+            A tensor of shape `(num_tasks,)`.
+        """
+        losses, active = self._standardize(task_losses, active)
+        return value_and_gradient(lambda point: self(point, active), losses)[1]
+
+    def update_state(self, task_losses: Any, active: Any) -> None:
+        """Hook: moves per-step state; called in the graph after the total, once a step.
+
+        Args:
+            task_losses: Tensor of shape `(num_tasks,)`, the step's global mean losses.
+            active: Float tensor of shape `(num_tasks,)`, 1.0 for tasks present in the step.
+        """
