@@ -1,0 +1,31 @@
+"""One set-up for all tests: a quiet TensorFlow, fixed seeds, two devices on any machine."""
+
+import os
+
+# Before the import: TensorFlow reads these once.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # test workers share one GPU
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
+import pytest
+import tensorflow as tf
+
+# Two logical CPUs stand in for two GPUs. It must happen before the first operation runs.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration(), tf.config.LogicalDeviceConfiguration()],
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Every test starts from the same random state, whichever tests ran before it."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def strategy():
+    """Two replicas on one machine; one for all tests, since a process can hold only one."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
