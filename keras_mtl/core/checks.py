@@ -103,13 +103,30 @@ def positive_integer(argument: str, value: object) -> int:
     return value
 
 
-def finite_number(argument: str, value: Any, *, minimum: float | None = None) -> float:
-    """Returns `value` as a float, if it is finite and not below `minimum`."""
-    bound = "" if minimum is None else f" >= {minimum}"
+def finite_number(
+    argument: str, value: Any, *, minimum: float | None = None, maximum: float | None = None
+) -> float:
+    """Returns `value` as a float, if it is finite and within the bounds given."""
+    bounds = {">=": minimum, "<=": maximum}
+    texts = [f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None]
+    expected = " ".join(["a finite number", " and ".join(texts)]).rstrip()
+    lowest = -math.inf if minimum is None else minimum
+    highest = math.inf if maximum is None else maximum
+    return _number_within(argument, value, expected, lowest, highest)
+
+
+def positive_number(argument: str, value: Any) -> float:
+    """Returns `value` as a float, if it is finite and > 0."""
+    smallest = math.ulp(0.0)
+    return _number_within(argument, value, "a finite number > 0", smallest, math.inf)
+
+
+def _number_within(
+    argument: str, value: Any, expected: str, lowest: float, highest: float
+) -> float:
+    message = f"`{argument}` must be {expected}, received {describe(value)}."
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"`{argument}` must be a finite number{bound}, received {describe(value)}.")
-    if not math.isfinite(value) or (minimum is not None and value < minimum):
-        raise ValueError(
-            f"`{argument}` must be a finite number{bound}, received {describe(value)}."
-        )
+        raise TypeError(message)
+    if not math.isfinite(value) or not lowest <= value <= highest:
+        raise ValueError(message)
     return float(value)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
+from keras import ops
 
 from keras_mtl.core.roles import TaskRole
 
@@ -54,14 +55,23 @@ class Method(keras.layers.Layer):
             )
 
     def add_task_variable(
-        self, name: str, initializer: Any = "zeros", *, trainable: bool = False
+        self,
+        name: str,
+        initializer: Any = "zeros",
+        *,
+        trainable: bool = False,
+        bound: float | None = None,
     ) -> Any:
-        """Adds a float variable of shape `(num_tasks,)` whose entries belong to the tasks."""
+        """Adds a float variable of shape `(num_tasks,)` whose entries belong to the tasks.
+
+        The optimizer keeps a trainable one within +-`bound`, where it is given.
+        """
         variable = self.add_weight(
             shape=(self.num_tasks,),
             initializer=initializer,
             trainable=trainable,
             name=name,
+            constraint=None if bound is None else lambda values: ops.clip(values, -bound, bound),
             aggregation="only_first_replica",
         )
         self._task_variables.append(variable)
