@@ -1,3 +1,6 @@
 """Heads: what turns features into one task's predictions, with its loss and metrics."""
 
 from keras_mtl.heads.base import Head as Head
+from keras_mtl.heads.binary_classification import BinaryClassification as BinaryClassification
+from keras_mtl.heads.classification import Classification as Classification
+from keras_mtl.heads.regression import Regression as Regression

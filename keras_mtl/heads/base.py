@@ -1,5 +1,6 @@
 """The contract of heads: features in, what one serves out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -55,8 +56,101 @@ class Head(keras.layers.Layer):
         """Returns the answers an exported model serves; the predictions unless overridden."""
         return predictions
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        # Traced: from `compute_output_shape` Keras would take the compute dtype, not float32.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ignore_class": self.ignore_class}
+
+
+class DenseHead(Head):
+    """Base class of heads that are one dense layer: pool, project, activate.
+
+    The activation comes last and its tensor is returned untouched, because Keras notes the
+    logits on it and computes cross-entropies from those, stably for any size of logits.
+
+    Args:
+        units: Integer >= 1. Size of the last axis of the predictions.
+        activation: `None`, the name of a Keras activation, or a function.
+        pooling: `"avg"` or `"max"` over the axes between batch and channels, or `None` to keep
+            them: one prediction a step.
+        kernel_initializer: Initializer of the kernel, as in `keras.layers.Dense`.
+        kernel_regularizer: Optional regularizer of the kernel.
+        ignore_class: Optional integer. As in `Head`.
+        name: Optional string. Name of the layer.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any,
+        pooling: str | None = "avg",
+        *,
+        kernel_initializer: Any = "glorot_uniform",
+        kernel_regularizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        checks.one_of("pooling", pooling, POOLINGS)
+        self.activation = activation
+        self.pooling = pooling
+        self.dense = keras.layers.Dense(
+            units,
+            kernel_initializer=kernel_initializer,
+            kernel_regularizer=kernel_regularizer,
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+
+    def build(self, features_shape: Any) -> None:
+        check_one_tensor(self, features_shape)
+        pooled = (features_shape[0], features_shape[-1])
+        self.dense.build(pooled if self.pooling else features_shape)
+
+    def call(self, features: Any, mask: Any = None) -> Any:
+        logits = self.dense(pool(features, self.pooling, mask))
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        return keras.activations.get(self.activation)(ops.cast(logits, dtype))
+
+    def compute_mask(self, features: Any, mask: Any = None) -> Any:
+        return mask if self.pooling is None or len(features.shape) < 3 else None
+
+    def compute_output_shape(
+        self, features_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        middle = () if self.pooling else features_shape[1:-1]
+        return (features_shape[0], *middle, self.dense.units)
+
+    def get_config(self) -> dict[str, Any]:
+        dense = self.dense.get_config()
+        named = self.activation is None or isinstance(self.activation, str)
+        return {
+            **super().get_config(),
+            "activation": self.activation
+            if named
+            else keras.activations.serialize(self.activation),
+            "pooling": self.pooling,
+            "kernel_initializer": dense["kernel_initializer"],
+            "kernel_regularizer": dense["kernel_regularizer"],
+        }
+
+
+def check_one_tensor(head: Head, features_shape: Any) -> None:
+    """Raises unless the features of `head` are one tensor, told from their shape."""
+    if isinstance(features_shape, Mapping):
+        names = list(features_shape)
+        raise ValueError(
+            f"{type(head).__name__} '{head.name}' reads one tensor, its features are a dict with "
+            f"the entries {names}. Choose one with `keras_mtl.Task(head, features='{names[0]}')`, "
+            "or join them in the task's tower."
+        )
+    if not all(size is None or isinstance(size, int) for size in features_shape):
+        raise ValueError(
+            f"{type(head).__name__} '{head.name}' reads one tensor, its features are "
+            f"{len(features_shape)} tensors. Return a dict from the trunk and choose one with "
+            "`keras_mtl.Task(head, features=...)`, or join them in the task's tower."
+        )
 
 
 def pool(features: Any, pooling: str | None, mask: Any = None) -> Any:
@@ -78,10 +172,14 @@ def pool(features: Any, pooling: str | None, mask: Any = None) -> Any:
         return ops.mean(features, axis=axes) if pooling == "avg" else ops.max(features, axis=axes)
     while len(mask.shape) < len(features.shape):
         mask = ops.expand_dims(mask, -1)
-    present = ops.broadcast_to(ops.cast(mask, features.dtype), ops.shape(features))
-    count = ops.sum(present, axis=axes)
+    present = ops.broadcast_to(ops.cast(mask, "bool"), ops.shape(features))
+    # float32: in float16 a sum overflows at 65504 and a count of steps is exact only to 2048.
+    count = ops.sum(ops.cast(present, "float32"), axis=axes)
     if pooling == "avg":
-        return ops.sum(features * present, axis=axes) / ops.maximum(count, 1)
-    lowest = ops.cast(-6e4, features.dtype)  # representable in float16
-    highest = ops.max(ops.where(present > 0, features, lowest), axis=axes)
-    return ops.where(count > 0, highest, 0)
+        # `where` and not a product: padding may hold NaN.
+        total = ops.sum(ops.where(present, ops.cast(features, "float32"), 0.0), axis=axes)
+        return ops.cast(total / ops.maximum(count, 1.0), features.dtype)
+    half = keras.backend.standardize_dtype(features.dtype) == "float16"
+    lowest = ops.cast(-65504.0 if half else -3e38, features.dtype)  # the least finite numbers
+    highest = ops.max(ops.where(present, features, lowest), axis=axes)
+    return ops.where(count > 0, highest, ops.zeros_like(highest))
