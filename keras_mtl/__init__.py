@@ -12,6 +12,7 @@ if _keras.backend.backend() != "tensorflow":
 from keras_mtl import balancing as balancing
 from keras_mtl import heads as heads
 from keras_mtl import weighting as weighting
+from keras_mtl.model import MultiTaskModel as MultiTaskModel
 from keras_mtl.task import Task as Task
 
 __version__ = "0.1.0"

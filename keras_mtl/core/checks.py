@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -130,3 +131,50 @@ def _number_within(
     if not math.isfinite(value) or not lowest <= value <= highest:
         raise ValueError(message)
     return float(value)
+
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+
+
+def task_names(names: Collection[Any]) -> None:
+    """Checks that the names can be layers, log keys and endpoints."""
+    if not names:
+        raise ValueError("A model needs at least one task, received none. Name one output a task.")
+    for name in names:
+        if not isinstance(name, str) or not _TASK_NAME.fullmatch(name):
+            raise ValueError(
+                "A task name must be a string of letters, digits, '_', '-' or '.' that starts with "
+                f"a letter or digit, since layers and logs bear it, received {describe(name)}."
+            )
+        if name.startswith("val_"):
+            raise ValueError(
+                f"A task name must not start with 'val_', which marks validation logs, received "
+                f"'{name}'. Rename the task."
+            )
+
+
+def outputs_by_task(outputs: Any) -> None:
+    """Checks that a model's outputs are a dict from task name to one task's outputs."""
+    if not isinstance(outputs, Mapping):
+        flat = outputs if isinstance(outputs, list | tuple) else [outputs]
+        names = [
+            getattr(getattr(x, "_keras_history", None), "operation", None) or f"task_{index}"
+            for index, x in enumerate(flat)
+        ]
+        example = ", ".join(f"'{getattr(name, 'name', name)}': ..." for name in names)
+        raise TypeError(
+            "`outputs` must be a dict from task name to output, received "
+            f"{type(outputs).__name__}. Write `outputs={{{example}}}`."
+        )
+    task_names(outputs)
+
+
+def named(argument: str, names: Mapping[str, str | None], allowed: Collection[str]) -> None:
+    """Checks what each task's argument names, where it names something, is in `allowed`."""
+    for task, name in names.items():
+        if name is not None and (name not in allowed or name == task):
+            raise ValueError(
+                f"`{argument}` of task '{task}' must be one of "
+                f"{[key for key in allowed if key != task]}, received '{name}'."
+                + suggestion(name, [key for key in allowed if key != task])
+            )

@@ -1,5 +1,6 @@
 """What loss weightings and gradient balancings share: tasks, state a task, epochs."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ class Method(keras.layers.Layer):
         kwargs.pop("dtype", None)
         super().__init__(name=name, dtype="float32", autocast=False, **kwargs)
         self.num_tasks: int | None = None
+        self._owner: Any = None
         self.roles: tuple[TaskRole, ...] | None = None
         self._task_variables: list[Any] = []
 
@@ -37,6 +39,14 @@ class Method(keras.layers.Layer):
         self.roles = tuple(roles)
         self.build_for(len(roles))
         return self
+
+    def owned_by(self, model: Any, roles: Sequence[TaskRole]) -> Self:
+        """Returns this method bound to a model's tasks: a fresh copy if another model has it."""
+        owner = None if self._owner is None else self._owner()
+        if owner is not None and owner is not model:
+            return type(self).from_config(self.get_config()).owned_by(model, roles)
+        self._owner = weakref.ref(model)
+        return self.bind(roles)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.num_tasks = input_shape[0]

@@ -1,5 +1,6 @@
 """Finds methods by name: what a package exports is what can be named."""
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -25,7 +26,43 @@ def exported(package: ModuleType, accepts: Callable[[Any], bool]) -> dict[str, A
     return dict(sorted(found.items()))
 
 
-class Registry:
+class _Exports:
+    """Names what a package exports.
+
+    Args:
+        package: String. The package's import name.
+        argument: String. What `get` resolves, for its messages.
+        kind: String. What the names stand for, for its messages.
+    """
+
+    def __init__(self, package: str, argument: str, kind: str) -> None:
+        self._package = package
+        self._argument = argument
+        self._kind = kind
+
+    def _accepts(self, value: Any) -> bool:
+        raise NotImplementedError
+
+    def found(self) -> dict[str, Any]:
+        """Returns the exports, keyed by name."""
+        return exported(sys.modules[self._package], self._accepts)
+
+    def names(self) -> list[str]:
+        """Lists the names that `get` understands, in alphabetical order."""
+        return list(self.found())
+
+    def _by_name(self, name: str) -> Any:
+        found = self.found()
+        for key, value in found.items():
+            if _plain(key) == _plain(name):
+                return value
+        raise ValueError(
+            f"`{self._argument}` has no {self._kind} named '{name}'."
+            f"{checks.suggestion(name, found)} Names: {list(found)}."
+        )
+
+
+class Registry(_Exports):
     """Names, and gets by name, the methods a package exports.
 
     A method's string name is the name of its file, so the export line is its registration.
@@ -38,25 +75,16 @@ class Registry:
     """
 
     def __init__(self, package: str, base: type, argument: str, default: str | None = None) -> None:
-        self._package = package
+        super().__init__(package, argument, "method")
         self._base = base
-        self._argument = argument
         self._default = default
 
-    def classes(self) -> dict[str, type]:
-        """Returns the exported method classes, keyed by name."""
-        return exported(
-            sys.modules[self._package],
-            lambda value: (
-                isinstance(value, type)
-                and issubclass(value, self._base)
-                and value.__module__ != self._base.__module__
-            ),
+    def _accepts(self, value: Any) -> bool:
+        return (
+            isinstance(value, type)
+            and issubclass(value, self._base)
+            and value.__module__ != self._base.__module__
         )
-
-    def names(self) -> list[str]:
-        """Lists the names that `get` understands, in alphabetical order."""
-        return list(self.classes())
 
     def get(self, identifier: Any) -> Any:
         """Returns a method from its name, class, config or instance.
@@ -84,12 +112,39 @@ class Registry:
             f"received {checks.describe(identifier)}. Names: {self.names()}."
         )
 
-    def _by_name(self, name: str) -> type:
-        classes = self.classes()
-        for key, value in classes.items():
-            if _plain(key) == _plain(name):
-                return value
-        raise ValueError(
-            f"`{self._argument}` has no method named '{name}'."
-            f"{checks.suggestion(name, classes)} Names: {list(classes)}."
+
+class BuilderRegistry(_Exports):
+    """Names, and gets by name, the builder functions a package exports.
+
+    A builder is a function that stands in a file of its own name.
+
+    Args:
+        package: String. The package's import name.
+        argument: String. What `get` resolves, for its messages.
+    """
+
+    def __init__(self, package: str, argument: str) -> None:
+        super().__init__(package, argument, "builder")
+
+    def _accepts(self, value: Any) -> bool:
+        return inspect.isfunction(value) and value.__module__.endswith(f".{value.__name__}")
+
+    def get(self, identifier: Any) -> Callable[..., Any]:
+        """Returns a builder from its name.
+
+        Args:
+            identifier: A name (case and underscores are ignored), or a function with a
+                builder's arguments, which is returned as it is.
+
+        Raises:
+            ValueError: If the name is unknown; the message suggests the nearest one.
+            TypeError: If `identifier` is neither.
+        """
+        if isinstance(identifier, str):
+            return self._by_name(identifier)
+        if callable(identifier) and not isinstance(identifier, type):
+            return identifier
+        raise TypeError(
+            f"`{self._argument}` must be a name or a builder function, received "
+            f"{checks.describe(identifier)}. Names: {self.names()}."
         )

@@ -1,0 +1,172 @@
+"""Resolves the arguments of `compile` task by task, before anything is changed."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from keras_mtl.core import checks, task_metrics
+from keras_mtl.core.losses import TaskLoss
+from keras_mtl.core.losses import resolve as resolve_loss
+from keras_mtl.core.plan import TaskPlan
+from keras_mtl.core.roles import TaskRole
+from keras_mtl.core.task_metrics import TaskMetric
+
+
+def head_of(outputs: Any) -> Any:
+    """Returns the head layer that made a task's outputs, or `None`."""
+    operation = keras.tree.flatten(outputs)[0]._keras_history.operation
+    return operation if hasattr(operation, "default_loss") else None
+
+
+def resolve_plans(
+    loss: Any, tasks: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> dict[str, TaskPlan]:
+    """Returns a plan for every task that has a loss, in order.
+
+    Args:
+        loss: As in `compile`: `"auto"`, a dict by task, or one loss for all tasks.
+        tasks: Dict from task name to `Task`.
+        outputs: Dict from task name to its symbolic output or structure of outputs.
+    """
+    given = _by_task("loss", loss, list(tasks))
+    plans = {}
+    for name, task in tasks.items():
+        head = head_of(outputs[name])
+        found = given[name] if name in given else _default_loss(name, task, head)
+        if found is not None:
+            plans[name] = _plan(name, task, head, found)
+    if not plans:
+        raise ValueError(f"`loss` must give one of the tasks {list(tasks)} a loss, received None.")
+    for plan in plans.values():
+        if plan.where is not None and plan.where not in plans:
+            raise ValueError(
+                f"`where='{plan.where}'` of task '{plan.name}' must name a task with a loss. "
+                f"Expected one of {list(plans)}." + checks.suggestion(plan.where, plans)
+            )
+    return plans
+
+
+def _by_task(argument: str, value: Any, tasks: list[str]) -> dict[str, Any]:
+    """Returns what a dict, `"auto"` or one value for all gives each task."""
+    if isinstance(value, str) and value == "auto":
+        return {}
+    if isinstance(value, list | tuple):
+        pairs = ", ".join(f"'{task}': {item!r}" for task, item in zip(tasks, value, strict=False))
+        raise TypeError(
+            f"`{argument}` must be a dict keyed by task, received {checks.describe(value)}: a list "
+            f"has no task names. Write `{argument}={{{pairs}}}`."
+        )
+    if isinstance(value, Mapping) and not _is_config(value):
+        checks.task_keys(argument, value, tasks, partial=True)
+        return dict(value)
+    return dict.fromkeys(tasks, value)
+
+
+def _is_config(value: Mapping[str, Any]) -> bool:
+    return {"class_name", "config"} <= set(value)
+
+
+def _default_loss(name: str, task: Any, head: Any) -> Any:
+    if task.loss is not None:
+        return task.loss
+    if head is None:
+        raise ValueError(
+            f"`loss` has no entry for task '{name}', which has no head to take it from. Add "
+            f"'{name}' to `loss`, with None for an output without loss and label."
+        )
+    return head.default_loss()
+
+
+def _plan(name: str, task: Any, head: Any, identifier: Any) -> TaskPlan:
+    loss = TaskLoss(name, resolve_loss(name, identifier))
+    marker = getattr(head, "ignore_class", None)
+    if head is None:
+        marker = getattr(loss.loss, "ignore_class", None)
+    return TaskPlan(name, loss, marker, task.where, task.mask)
+
+
+def resolve_metrics(
+    metrics: Any,
+    weighted_metrics: Any,
+    plans: Mapping[str, TaskPlan],
+    tasks: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    *,
+    jit_compile: Callable[[], bool],
+) -> dict[str, list[TaskMetric]]:
+    """Returns the metrics of every task with a loss, checked for colliding log names."""
+    plain = _by_task("metrics", metrics, list(tasks))
+    weighted = {} if weighted_metrics is None else weighted_metrics
+    weighted = _by_task("weighted_metrics", weighted, list(tasks))
+    _check_shared_objects([plain, weighted])
+    found = {}
+    for name in plans:
+        default = _default_metrics(tasks[name], head_of(outputs[name]))
+        own = task_metrics.resolve(name, plain.get(name, default))
+        with_weights = task_metrics.resolve(name, weighted.get(name))
+        found[name] = [
+            TaskMetric(
+                f"{name}_{metric.name}",
+                metric,
+                weighted=is_weighted,
+                jit_compile=jit_compile,
+            )
+            for group, is_weighted in ((own, False), (with_weights, True))
+            for metric in group
+        ]
+    _check_log_names(found)
+    return found
+
+
+def _default_metrics(task: Any, head: Any) -> Any:
+    if task.metrics is not None:
+        return task.metrics
+    return None if head is None else head.default_metrics()
+
+
+def _check_shared_objects(groups: list[dict[str, Any]]) -> None:
+    owners: dict[int, str] = {}
+    for group in groups:
+        for task, value in group.items():
+            for metric in value if isinstance(value, list | tuple) else [value]:
+                if not isinstance(metric, keras.metrics.Metric):
+                    continue
+                if owners.setdefault(id(metric), task) != task:
+                    raise ValueError(
+                        f"`metrics` gives one object, '{metric.name}', to the tasks "
+                        f"'{owners[id(metric)]}' and '{task}', whose values would mix. "
+                        "Make one a task."
+                    )
+
+
+def _check_log_names(metrics: Mapping[str, list[TaskMetric]]) -> None:
+    names = ["loss", "skipped_updates", "delta_m"]
+    for task, entries in metrics.items():
+        names += [f"{task}_loss", f"{task}_weight", *(entry.name for entry in entries)]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"Log names must differ, but these occur twice: {twice}. Logs are named "
+            "<task>_loss, <task>_weight and <task>_<metric>: rename a task or a metric."
+        )
+
+
+def resolve_constants(
+    loss_weights: Any, plans: Mapping[str, TaskPlan], tasks: Mapping[str, Any]
+) -> list[float]:
+    """Returns the user's constant of every task with a loss."""
+    given = {} if loss_weights is None else loss_weights
+    given = _by_task("loss_weights", given, list(plans))
+    return [
+        checks.finite_weight(f"loss_weights['{name}']", given.get(name, tasks[name].loss_weight))
+        for name in plans
+    ]
+
+
+def roles_of(plans: Mapping[str, TaskPlan], tasks: Mapping[str, Any]) -> list[TaskRole]:
+    """Returns what methods may know of each task with a loss."""
+    return [
+        TaskRole(name, tasks[name].auxiliary, plan.loss.likelihood) for name, plan in plans.items()
+    ]

@@ -1,0 +1,191 @@
+"""Checks and shapes what `fit` and `evaluate` are given, before the first step."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mtl.core import checks, label_checks
+from keras_mtl.core.plan import TaskPlan
+
+_NO_LABEL = "For an output without a label, compile with `loss={{'{0}': None}}`."
+
+
+class Feed:
+    """Prepares data for a compiled model.
+
+    Args:
+        plans: Dict from task name to `TaskPlan`.
+        outputs: Dict from task name to its symbolic output or structure of outputs.
+    """
+
+    def __init__(self, plans: Mapping[str, TaskPlan], outputs: Mapping[str, Any]) -> None:
+        self._plans = dict(plans)
+        self._shapes = {
+            task: keras.tree.map_structure(lambda x: x.shape, outputs[task]) for task in plans
+        }
+
+    def prepare(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+        """Returns `(x, y, sample_weight)`, checked, as Keras' data adapters want them."""
+        if y is not None:
+            self.check_labels(y)
+            return x, y, self._weights(y, sample_weight)
+        if isinstance(x, tf.data.Dataset):
+            self._check_structure(x.element_spec)
+            checked = x.map(self._checked, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            return checked, None, sample_weight
+        if isinstance(x, keras.utils.PyDataset):
+            self._check_element(x[0])
+        elif inspect.isgenerator(x):
+            return self._checked_generator(x), None, sample_weight
+        elif hasattr(x, "element_spec"):
+            self._check_structure(x.element_spec)
+        elif isinstance(x, np.ndarray | tf.Tensor | Mapping):
+            checks.task_keys("y", y, list(self._plans), partial=False)
+        return x, y, sample_weight
+
+    def prepare_validation(self, data: Any) -> Any:
+        """Returns `validation_data`, checked."""
+        if isinstance(data, tuple | list) and len(data) in (2, 3):
+            return self.prepare(*data)
+        return data if data is None else self.prepare(data)[0]
+
+    def check_labels(self, y: Any) -> None:
+        """Checks the keys, shapes, dtypes and values of all labels."""
+        self._check_keys("y", y)
+        for task, plan in self._plans.items():
+            label_checks.check(plan, y[task], self._shapes[task])
+            self._check_scalar_loss(plan, y[task])
+
+    def _check_scalar_loss(self, plan: TaskPlan, labels: Any) -> None:
+        shape = self._shapes[plan.name]
+        if isinstance(labels, Mapping) or isinstance(shape, Mapping) or plan.loss.is_builtin:
+            return
+        labels = tf.convert_to_tensor(labels)
+        if labels.dtype.is_floating and bool(tf.reduce_any(tf.math.is_nan(labels))):
+            label_checks.check_scalar_loss(plan, labels[:2], _zeros(shape, labels))
+
+    def _check_keys(self, argument: str, y: Any) -> None:
+        tasks = list(self._plans)
+        advice = _NO_LABEL.format(tasks[-1])
+        checks.task_keys(argument, y, tasks, partial=False, advice=advice)
+        for task, shape in self._shapes.items():
+            if isinstance(y[task], Mapping) or not isinstance(shape, Mapping):
+                continue
+            raise ValueError(
+                f"`{argument}['{task}']` must be a dict, as the head has the outputs "
+                f"{list(shape)}, received {checks.describe(type(y[task]))}."
+            )
+
+    def _check_structure(self, spec: Any) -> None:
+        if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+            raise ValueError(
+                "A data set must yield `(x, y)` or `(x, y, sample_weight)` with `y` a dict keyed "
+                f"by task. Expected keys {list(self._plans)}, received {checks.describe(spec)}."
+            )
+        self._check_keys("y", spec[1])
+        if len(spec) == 3 and isinstance(spec[2], Mapping):
+            checks.task_keys("sample_weight", spec[2], list(self._plans), partial=True)
+
+    def _check_element(self, element: Any) -> None:
+        self._check_structure(tuple(element))
+        self.check_labels(element[1])
+
+    def _checked(self, *element: Any) -> tuple[Any, ...]:
+        # Assertions run in the input pipeline: under XLA and replicas too, before any update.
+        for task, plan in self._plans.items():
+            label_checks.check(plan, element[1][task], self._shapes[task])
+        return element
+
+    def _checked_generator(self, generator: Iterator[Any]) -> Iterator[Any]:
+        first = next(generator, None)
+        if first is not None:
+            self._check_element(first)
+
+        def resumed() -> Iterator[Any]:
+            if first is not None:
+                yield first
+            yield from generator
+
+        # A real generator, which is what Keras' adapters recognise.
+        return resumed()
+
+    def _weights(self, y: Mapping[str, Any], sample_weight: Any) -> Any:
+        """Gives every task a weight, in the structure of `y`, which the adapters compare."""
+        if sample_weight is None:
+            return None
+        if isinstance(sample_weight, list | tuple):
+            raise TypeError(
+                "`sample_weight` must be one array for all tasks, or a dict keyed by task. "
+                f"Expected keys {list(self._plans)}, received {checks.describe(sample_weight)}."
+            )
+        if not isinstance(sample_weight, Mapping):
+            sample_weight = dict.fromkeys(self._plans, sample_weight)
+        checks.task_keys("sample_weight", sample_weight, list(self._plans), partial=True)
+        rows = len(keras.tree.flatten(dict(y))[0])
+        return {
+            task: keras.tree.map_structure(
+                lambda _, task=task: sample_weight.get(task, np.ones(rows, "float32")), y[task]
+            )
+            for task in y
+        }
+
+    def class_tables(self, class_weight: Any) -> dict[str, list[float]]:
+        """Returns one list of weights by class id for each task named in `class_weight`."""
+        if class_weight is None:
+            return {}
+        checks.task_keys("class_weight", class_weight, list(self._plans), partial=True)
+        return {
+            task: self._class_table(self._plans[task], weights)
+            for task, weights in class_weight.items()
+        }
+
+    def _class_table(self, plan: TaskPlan, weights: Any) -> list[float]:
+        argument, shape = f"class_weight['{plan.name}']", self._shapes[plan.name]
+        if plan.loss.likelihood != "classification" or isinstance(shape, Mapping):
+            raise ValueError(
+                f"`{argument}` needs a task with class labels, but the loss of '{plan.name}' is "
+                f"'{plan.loss.loss.name}'. Use `sample_weight` for it."
+            )
+        if plan.is_binary and shape[-1] != 1:
+            raise ValueError(
+                f"`{argument}` has no meaning for {shape[-1]} labels a row. Use `sample_weight`."
+            )
+        if not isinstance(weights, Mapping):
+            raise TypeError(
+                f"`{argument}` must be a dict from class id to weight, received "
+                f"{checks.describe(weights)}. Write {{0: 1.0, 1: 2.0}}."
+            )
+        size = 2 if plan.is_binary else shape[-1]
+        table = [1.0] * size
+        for label, weight in weights.items():
+            if label not in range(size):
+                raise ValueError(
+                    f"`{argument}` must have class ids from 0 to {size - 1} as keys, received "
+                    f"{checks.describe(label)}."
+                )
+            table[int(label)] = checks.finite_weight(f"{argument}[{label}]", weight)
+        return table
+
+
+def _zeros(shape: Any, labels: Any) -> Any:
+    rows = min(2, labels.shape[0])
+    inner = [
+        labels.shape[axis] if size is None and axis < labels.shape.rank else size or 1
+        for axis, size in enumerate(shape)
+    ]
+    return tf.zeros([rows, *inner[1:]])
+
+
+def translated(call: Callable[[], Any]) -> Any:
+    """Runs `call`; a label that fails its check in an input pipeline becomes a `ValueError`."""
+    try:
+        return call()
+    except tf.errors.InvalidArgumentError as error:
+        message = label_checks.readable(error)
+        if message is None:
+            raise
+    raise ValueError(message)

@@ -1,0 +1,164 @@
+"""Checks labels against what a task's loss can read, on arrays and inside input pipelines."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_mtl.core.labels import align, split_missing
+from keras_mtl.core.plan import TaskPlan
+
+_ASSERTION = re.compile(r"(`y\['.*?) :: *\] *\[(.*?)\]", re.DOTALL)
+
+
+class Rule(NamedTuple):
+    """One condition on labels, as tensors: works eagerly and in a graph."""
+
+    holds: Any
+    message: str
+    received: Any
+
+
+def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
+    """Checks one task's labels; eagerly it raises, in a graph it adds assertions.
+
+    Args:
+        plan: The task.
+        labels: Tensor or array of labels; dicts, ragged and sparse labels are left to the loss.
+        prediction_shape: Shape tuple of the task's predictions, or a dict of them.
+
+    Raises:
+        ValueError: If shape or dtype do not fit, or eagerly, if a value does not.
+    """
+    if isinstance(labels, Mapping) or isinstance(prediction_shape, Mapping):
+        return
+    if isinstance(labels, tf.RaggedTensor | tf.SparseTensor):
+        return
+    labels = _tensor(plan, labels)
+    if not (plan.is_sparse or plan.loss.elementwise):
+        return
+    _check_shape(plan, labels, tuple(prediction_shape))
+    for rule in _rules(plan, labels, tuple(prediction_shape)):
+        if tf.executing_eagerly():
+            if not bool(rule.holds):
+                raise ValueError(f"{rule.message} Received {rule.received.numpy()}.")
+        else:
+            tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received])
+
+
+def readable(error: Exception) -> str | None:
+    """Returns the message of a failed assertion of `check` inside an input pipeline."""
+    found = _ASSERTION.search(str(error))
+    return f"{found.group(1)} Received {found.group(2)}." if found else None
+
+
+def _tensor(plan: TaskPlan, labels: Any) -> Any:
+    try:
+        tensor = tf.convert_to_tensor(labels)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`y['{plan.name}']` must be an array of numbers, received {type(labels).__name__}: "
+            f"{error}"
+        ) from error
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise ValueError(
+            f"`y['{plan.name}']` must hold numbers, received dtype {tensor.dtype.name}. "
+            "Map names to class ids first, for example with `keras.layers.StringLookup`."
+        )
+    return tensor
+
+
+def _check_shape(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> None:
+    if labels.shape.rank is None:
+        return
+    received = tuple(labels.shape)
+    allowed = [shape[:-1], (*shape[:-1], 1)] if plan.is_sparse else [shape]
+    if not plan.is_sparse and shape[-1] == 1:
+        allowed.append(shape[:-1])
+    if not any(_fits(received[1:], option[1:]) for option in allowed):
+        expected = " or ".join(str(("batch", *option[1:])) for option in allowed)
+        one_hot = plan.is_sparse and received[1:] == shape[1:]
+        advice = (
+            "These look one-hot: give class ids, or use the loss 'categorical_crossentropy'."
+            if one_hot
+            else "Reshape the labels, or change the head."
+        )
+        raise ValueError(
+            f"`y['{plan.name}']` must have shape {expected}, received {received}. {advice}"
+        )
+
+
+def _fits(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+    return len(received) == len(expected) and all(
+        a is None or b is None or a == b for a, b in zip(received, expected, strict=True)
+    )
+
+
+def _rules(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> list[Rule]:
+    if labels.dtype.is_bool:
+        return []
+    values, _ = split_missing(labels, plan.ignore_class)
+    if plan.is_sparse:
+        return _class_rules(plan, values, shape[-1])
+    return _probability_rules(plan, values) if plan.is_binary else []
+
+
+def _class_rules(plan: TaskPlan, values: Any, num_classes: int | None) -> list[Rule]:
+    wide = tf.cast(values, tf.float64)
+    rules = []
+    if values.dtype.is_floating:
+        rules.append(
+            Rule(
+                tf.reduce_all(tf.equal(tf.round(wide), wide)),
+                f"`y['{plan.name}']` must hold class ids, received a fraction. "
+                "Give integers, or use a regression loss.",
+                _first(wide, tf.not_equal(tf.round(wide), wide)),
+            )
+        )
+    highest = "any" if num_classes is None else num_classes - 1
+    bad = wide < 0 if num_classes is None else (wide < 0) | (wide >= num_classes)
+    message = (
+        f"`y['{plan.name}']` must hold class ids from 0 to {highest}{_marker(plan, values)}. "
+        "Renumber the classes, or change the head's `num_classes`."
+    )
+    return [*rules, Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(wide, bad))]
+
+
+def _probability_rules(plan: TaskPlan, values: Any) -> list[Rule]:
+    wide = tf.cast(values, tf.float64)
+    bad = (wide < 0) | (wide > 1)
+    message = (
+        f"`y['{plan.name}']` must hold labels from 0 to 1{_marker(plan, values)}. "
+        "Map the classes to 0 and 1."
+    )
+    return [Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(wide, bad))]
+
+
+def _marker(plan: TaskPlan, values: Any) -> str:
+    if values.dtype.is_floating:
+        return ", or NaN where a float label is missing (-1.0 is no marker)"
+    if plan.ignore_class is None:
+        return " (no class is declared as missing: set the head's `ignore_class`)"
+    return f", or {plan.ignore_class} where the label is missing"
+
+
+def _first(values: Any, bad: Any) -> Any:
+    """Returns the first bad value, or 0."""
+    values, bad = tf.reshape(values, [-1]), tf.reshape(bad, [-1])
+    picked = tf.where(bad, values, tf.zeros_like(values))
+    index = tf.argmax(tf.cast(bad, tf.int32))
+    return tf.cond(tf.size(values) > 0, lambda: picked[index], lambda: tf.zeros((), values.dtype))
+
+
+def check_scalar_loss(plan: TaskPlan, labels: Any, predictions: Any) -> None:
+    """Refuses missing labels where the loss is one number for the whole batch."""
+    labels, mask = split_missing(align(labels, predictions), plan.ignore_class)
+    if mask is None or bool(tf.reduce_all(mask)):
+        return
+    if plan.loss.is_scalar(labels, predictions):
+        raise ValueError(
+            f"`loss` of task '{plan.name}' returns a scalar, which cannot be masked, but "
+            f"`y['{plan.name}']` has missing labels. Return one value a row: do not reduce over "
+            "the batch in the loss."
+        )

@@ -1,0 +1,195 @@
+"""One task's loss as a sum and a count, exact under masks, missing labels and replicas.
+
+This file alone decides by what a loss is divided: Keras divides `Loss` objects by the number of
+replicas, bare functions not, and masks and weights change what a mean is.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_mtl.core import checks, replicas
+from keras_mtl.core.labels import Elements, fit
+
+# Losses that are means over the last axis of a function of one label and one prediction.
+ELEMENTWISE = (
+    keras.losses.binary_crossentropy,
+    keras.losses.binary_focal_crossentropy,
+    keras.losses.mean_squared_error,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+    keras.losses.mean_squared_logarithmic_error,
+    keras.losses.huber,
+    keras.losses.hinge,
+    keras.losses.squared_hinge,
+    keras.losses.log_cosh,
+    keras.losses.poisson,
+)
+CROSSENTROPIES = (
+    keras.losses.binary_crossentropy,
+    keras.losses.binary_focal_crossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+)
+
+
+class LossSum(NamedTuple):
+    """A loss before the division: local to a replica until summed over them."""
+
+    total: Any
+    denominator: Any
+    labelled: Any
+
+
+def crossentropy(y_true: Any, y_pred: Any) -> Any:
+    """The cross-entropy that fits the shapes, as Keras picks it for `"crossentropy"`."""
+    if y_pred.shape[-1] == 1:
+        return keras.losses.binary_crossentropy(y_true, y_pred)
+    if y_true.shape.rank < y_pred.shape.rank or y_true.shape[-1] == 1:
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+    return keras.losses.categorical_crossentropy(y_true, y_pred)
+
+
+def resolve(task: str, identifier: Any) -> Any:
+    """Returns the `keras.Loss` that a loss name, function, config or object stands for."""
+    if isinstance(identifier, str) and identifier.lower() in ("crossentropy", "ce"):
+        identifier = crossentropy
+    try:
+        loss = keras.losses.get(identifier)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`loss` of task '{task}' is not known to Keras: {checks.describe(identifier)}."
+            + checks.suggestion(identifier, _loss_names())
+        ) from error
+    if not isinstance(loss, keras.Loss):
+        if not callable(loss):
+            raise TypeError(
+                f"`loss` of task '{task}' must be a name, function or `keras.Loss`, received "
+                f"{checks.describe(identifier)}."
+            )
+        loss = _Function(loss)
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            f"`loss` of task '{task}' has reduction={loss.reduction!r}, which leaves no scalar. "
+            'Use reduction="sum_over_batch_size", "mean_with_sample_weight" or "sum".'
+        )
+    return loss
+
+
+def _loss_names() -> list[str]:
+    return [name for name in dir(keras.losses) if name.islower() and not name.startswith("_")]
+
+
+class _Function(keras.Loss):
+    """A loss function as a loss object."""
+
+    def __init__(self, fn: Callable[[Any, Any], Any]) -> None:
+        super().__init__(name=getattr(fn, "__name__", None))
+        self.fn = fn
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self.fn(y_true, y_pred)
+
+
+def function_of(loss: Any) -> Any:
+    """Returns the function behind a built-in loss or metric, or `None` for a user's class."""
+    return getattr(loss, "fn", getattr(loss, "_fn", None))
+
+
+class TaskLoss:
+    """Sums one task's loss over the labelled elements of a batch.
+
+    Args:
+        task: String. The task's name, for errors.
+        loss: A `keras.Loss` from `resolve`.
+    """
+
+    def __init__(self, task: str, loss: Any) -> None:
+        self.task = task
+        self.loss = loss
+        self.reduction = loss.reduction
+        self.elementwise = function_of(loss) in ELEMENTWISE
+        # A copy by hand: `copy.copy` goes through the config and breaks a user's own class.
+        self._unreduced = object.__new__(type(loss))
+        self._unreduced.__dict__.update(loss.__dict__)
+        self._unreduced.__dict__["reduction"] = "none"
+
+    @property
+    def function(self) -> Any:
+        """The Keras function behind the loss, or `None`."""
+        return function_of(self.loss)
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the loss is one of Keras' own, which have a value a row."""
+        return type(self.loss).__module__.startswith("keras.src.")
+
+    def is_scalar(self, labels: Any, predictions: Any) -> bool:
+        """Whether the loss reduces over the batch by itself."""
+        return tf.convert_to_tensor(self._unreduced(labels, predictions)).shape.rank == 0
+
+    def sums(self, elements: Elements) -> LossSum:
+        """Returns the weighted sum of the labelled elements' losses, and what it is divided by."""
+        values = self._values(elements)
+        if values.shape.rank == 0:
+            return self._scalar(values, elements)
+        mask = elements.counted(values)
+        weights = None if elements.weight is None else fit(elements.weight, values)
+        if mask is not None:
+            values = tf.where(mask, values, 0.0)
+        weighted = values if weights is None else values * weights
+        ones = tf.ones_like(values) if mask is None else tf.cast(mask, tf.float32)
+        labelled = tf.reduce_sum(ones)
+        return LossSum(
+            tf.reduce_sum(weighted), self._denominator(labelled, ones, weights), labelled
+        )
+
+    def _denominator(self, labelled: Any, ones: Any, weights: Any) -> Any:
+        if self.reduction == "sum":
+            return tf.constant(1.0 / replicas.count())
+        if self.reduction == "mean_with_sample_weight" and weights is not None:
+            return tf.reduce_sum(ones * weights)
+        return labelled
+
+    def _values(self, elements: Elements) -> Any:
+        labels, predictions = elements.labels, elements.predictions
+        if not self._by_column(elements):
+            return tf.cast(self._unreduced(labels, predictions), tf.float32)
+        # One label and one prediction each, so that single columns can be masked.
+        single = tf.expand_dims(predictions, -1)
+        if hasattr(predictions, "_keras_logits"):
+            # With these Keras computes cross-entropies stably; a new tensor would lose them.
+            single._keras_logits = tf.expand_dims(predictions._keras_logits, -1)
+        return tf.cast(self._unreduced(tf.expand_dims(labels, -1), single), tf.float32)
+
+    def _by_column(self, elements: Elements) -> bool:
+        if not self.elementwise or elements.mask is None or isinstance(elements.labels, Mapping):
+            return False
+        same_rank = elements.labels.shape.rank == elements.predictions.shape.rank
+        return same_rank and elements.predictions.shape[-1] != 1
+
+    def _scalar(self, value: Any, elements: Elements) -> LossSum:
+        masked = elements.padding is not None or elements.rows is not None
+        if masked or elements.weight is not None:
+            raise ValueError(
+                f"`loss` of task '{self.task}' returns a scalar, which cannot be masked or "
+                "weighted, but the task has a mask, `where`, `sample_weight` or `class_weight`. "
+                "Return one value a row: do not reduce over the batch in the loss."
+            )
+        if elements.mask is not None:
+            # A missing label must show: one number for all rows cannot leave it out.
+            value = tf.where(tf.reduce_all(elements.mask), value, float("nan"))
+        labels = tf.nest.flatten(elements.labels)[0]
+        rows = tf.cast(tf.shape(labels)[0], tf.float32)
+        if self.reduction == "sum":
+            return LossSum(value, tf.constant(1.0 / replicas.count()), rows)
+        return LossSum(value * rows, rows, rows)
+
+    @property
+    def likelihood(self) -> str:
+        """`"classification"` for cross-entropies, else `"regression"`."""
+        known = (*CROSSENTROPIES, crossentropy)
+        return "classification" if self.function in known else "regression"

@@ -1,0 +1,114 @@
+"""What happens to a batch whose loss or gradient is NaN or infinite."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mtl.core import replicas, update
+from keras_mtl.core.partition import Partition
+
+
+class Guard:
+    """Lets every batch pass: the default, as plain Keras."""
+
+    def before(self) -> None:
+        """Remembers what a bad batch must not change."""
+
+    def inspect(self, losses: Any, present: Any, gradients: Sequence[Any]) -> Any:
+        """Returns a boolean scalar, whether the batch counts, or `None` without a check."""
+
+    def apply(self, counted: Any, apply: Any, gradients: list[Any]) -> None:
+        """Applies the gradients."""
+        del counted
+        apply(gradients)
+
+    def after(self, counted: Any) -> None:
+        """Puts back what a bad batch has changed."""
+
+
+class NonfiniteGuard(Guard):
+    """Drops the update of a batch with a NaN or infinite loss or gradient.
+
+    Gradients are tested as well as losses: a NaN input can give a finite loss. Under dynamic loss
+    scaling only losses are, because overflowing gradients are how the scale is found.
+
+    Args:
+        variables: List of the variables that gradients are for, in order.
+        state: `TrainingState`; its flags tell which task it was.
+        optimizer: The optimizer.
+        partition: `Partition` of the model.
+        others: List of variables that the forward pass or the methods change.
+        sticky: Boolean. Whether one bad batch blocks those that follow, until it is reported.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[Any],
+        state: Any,
+        optimizer: Any,
+        partition: Partition,
+        others: Sequence[Any],
+        *,
+        sticky: bool,
+    ) -> None:
+        self._state = state
+        self._gradients_too = not update.scales_dynamically(optimizer)
+        self._owners = [_owner(partition, variable) for variable in variables]
+        self._others = list(others)
+        self._before: list[Any] = []
+        self._sticky = sticky
+
+    def before(self) -> None:
+        self._before = [tf.identity(variable.value) for variable in self._others]
+
+    def inspect(self, losses: Any, present: Any, gradients: Sequence[Any]) -> Any:
+        bad_loss = tf.logical_and(tf.logical_not(tf.math.is_finite(losses)), present > 0)
+        flags = tf.concat([tf.cast(bad_loss, tf.float32), [0.0]], axis=0)
+        if self._gradients_too:
+            flags += replicas.total([self._bad_gradients(gradients, flags)])[0]
+        flags = tf.cast(flags > 0, tf.float32)
+        if self._sticky:
+            flags = tf.maximum(flags, self._state.nonfinite.value)
+        self._state.nonfinite.assign(flags)
+        return tf.reduce_all(flags <= 0)
+
+    def _bad_gradients(self, gradients: Sequence[Any], flags: Any) -> Any:
+        bad: list[list[Any]] = [[] for _ in range(flags.shape[0])]
+        for owner, gradient in zip(self._owners, gradients, strict=True):
+            if gradient is not None:
+                values = getattr(gradient, "values", gradient)
+                bad[owner].append(tf.reduce_all(tf.math.is_finite(values)))
+        finite = [tf.reduce_all(tf.stack(parts)) if parts else True for parts in bad]
+        return 1.0 - tf.cast(tf.stack(finite), tf.float32)
+
+    def apply(self, counted: Any, apply: Any, gradients: list[Any]) -> None:
+        if self._gradients_too:
+            update.apply_if(counted, apply, gradients)
+        else:
+            blocked = tf.where(counted, 0.0, float("nan"))
+            # Loss scaling skips a gradient that is not finite, under any strategy.
+            apply([None if g is None else g + tf.cast(blocked, g.dtype) for g in gradients])
+
+    def after(self, counted: Any) -> None:
+        keep = tf.logical_not(counted)
+        update.put_back(self._others, self._before, [keep] * len(self._others))
+
+
+def _owner(partition: Partition, variable: Any) -> int:
+    reached = partition.tasks_of_variable(variable)
+    alone = len(reached) == 1
+    return partition.tasks.index(reached[0]) if alone else len(partition.tasks)
+
+
+def describe(tasks: Sequence[str], flags: Sequence[float]) -> str:
+    """Returns the error for the flags of `TrainingState.nonfinite`."""
+    named = [task for task, flag in zip(tasks, flags, strict=False) if flag > 0]
+    if named:
+        what = f"The loss or a gradient of task{'s' if len(named) > 1 else ''} {named}"
+    else:
+        what = f"A gradient of the variables shared by tasks {list(tasks)}"
+    return (
+        f"{what} is NaN or infinite; the update was not applied. Look for NaN in the inputs and "
+        'labels, lower the learning rate, or drop such updates with `on_nonfinite="skip"`.'
+    )

@@ -1,0 +1,133 @@
+"""What a compiled model does with each of its tasks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mtl.core.labels import Elements, align, positive_rows, split_missing, times
+from keras_mtl.core.losses import TaskLoss
+
+
+@dataclass
+class TaskPlan:
+    """One task with a loss, resolved at `compile`.
+
+    Args:
+        name: String. The task's name.
+        loss: `TaskLoss`.
+        ignore_class: Optional integer, the class label that means "no label".
+        where: Optional string: the task whose positive labels select the rows.
+        mask: Optional string: the model input that holds a padding mask.
+        class_weight: Optional list of floats, one a class; training only.
+    """
+
+    name: str
+    loss: TaskLoss
+    ignore_class: int | None = None
+    where: str | None = None
+    mask: str | None = None
+    class_weight: Sequence[float] | None = field(default=None)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether labels are class ids."""
+        return self.loss.function is keras.losses.sparse_categorical_crossentropy
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether labels are 0 or 1."""
+        return self.loss.function in (
+            keras.losses.binary_crossentropy,
+            keras.losses.binary_focal_crossentropy,
+        )
+
+
+class BatchReader:
+    """Turns a batch into each task's `Elements`.
+
+    Args:
+        plans: Dict from task name to `TaskPlan`.
+        input_names: List of strings, the model's input names in flat order.
+    """
+
+    def __init__(self, plans: Mapping[str, TaskPlan], input_names: Sequence[str]) -> None:
+        self._plans = dict(plans)
+        self._input_names = list(input_names)
+
+    def read(
+        self, x: Any, y: Any, predictions: Any, sample_weight: Any, *, training: bool
+    ) -> dict[str, Elements]:
+        """Returns the elements of each task, by name.
+
+        Args:
+            x: Inputs as given to the model.
+            y: Dict of labels by task.
+            predictions: Dict of predictions by task.
+            sample_weight: Optional dict of weights by task, or one tensor for all.
+            training: Boolean. Class weights hold in training only, as in Keras.
+        """
+        rows = {
+            plan.where: positive_rows(y[plan.where], self._marker(plan.where))
+            for plan in self._plans.values()
+            if plan.where is not None
+        }
+        return {
+            name: self._elements(
+                plan,
+                align(tf.nest.map_structure(tf.convert_to_tensor, y[name]), predictions[name]),
+                predictions[name],
+                rows=rows.get(plan.where),
+                padding=self._padding(plan, x, predictions[name]),
+                weight=_weight_of(sample_weight, name),
+                training=training,
+            )
+            for name, plan in self._plans.items()
+        }
+
+    def _marker(self, task: str) -> int | None:
+        return self._plans[task].ignore_class if task in self._plans else None
+
+    def _elements(
+        self,
+        plan: TaskPlan,
+        labels: Any,
+        predictions: Any,
+        *,
+        rows: Any,
+        padding: Any,
+        weight: Any,
+        training: bool,
+    ) -> Elements:
+        labels, mask = split_missing(labels, plan.ignore_class)
+        if training and plan.class_weight is not None:
+            weight = times(weight, _class_weights(plan, labels))
+        return Elements(labels, predictions, mask, padding, rows, weight)
+
+    def _padding(self, plan: TaskPlan, x: Any, predictions: Any) -> Any:
+        if plan.mask is not None:
+            flat = (
+                x
+                if isinstance(x, Mapping)
+                else dict(zip(self._input_names, keras.tree.flatten(x), strict=True))
+            )
+            return tf.cast(flat[plan.mask], tf.bool)
+        if isinstance(predictions, Mapping):
+            return None
+        return getattr(predictions, "_keras_mask", None)
+
+
+def _weight_of(sample_weight: Any, task: str) -> Any:
+    weight = sample_weight.get(task) if isinstance(sample_weight, Mapping) else sample_weight
+    # Data adapters want the labels' structure, so a task with several labels repeats its weight.
+    leaves = [] if weight is None else tf.nest.flatten(weight)
+    return leaves[0] if leaves else None
+
+
+def _class_weights(plan: TaskPlan, labels: Any) -> Any:
+    table = tf.constant(plan.class_weight, tf.float32)
+    sparse = plan.is_sparse or labels.shape[-1] == 1 or labels.shape.rank == 1
+    ids = tf.cast(labels, tf.int32) if sparse else tf.argmax(labels, axis=-1)
+    return tf.gather(table, ids)

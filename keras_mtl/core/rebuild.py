@@ -1,0 +1,118 @@
+"""Makes layers anew from their configs, and resolves what stands for a layer."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_mtl.core import checks
+
+_FORMS = "a layer, a model, a list of layers, or a function of no arguments that returns one"
+
+
+def rebuild(
+    layer: keras.layers.Layer, name: str | None = None, *, seed_offset: int = 0
+) -> keras.layers.Layer:
+    """Returns a copy of a layer or model with fresh values.
+
+    Args:
+        layer: Keras layer or model; it stays as it is.
+        name: Optional string. Name of the copy; the layer's own by default.
+        seed_offset: Integer. Added to every integer seed in the config, so that several copies
+            of a seeded layer start from different values. Without seeds they always do.
+
+    Returns:
+        A layer of the same class and config. It shares no variable with `layer`.
+
+    Raises:
+        ValueError: If the layer's class cannot make it again from its config.
+    """
+    # Classes that are not registered, such as those of a notebook, are known here all the same.
+    inner = {type(part).__name__: type(part) for part in layer._flatten_layers()}
+    own = {key: cls for key, cls in inner.items() if not cls.__module__.startswith("keras.")}
+    try:
+        config = {**layer.get_config(), "name": name or layer.name}
+        with keras.saving.custom_object_scope(own):
+            return type(layer).from_config(_reseeded(config, seed_offset))
+    except Exception as error:
+        raise ValueError(
+            f"Layer '{layer.name}' of type {type(layer).__name__} cannot be rebuilt from its "
+            f"config: {error}. Give the class a `get_config` that returns every argument of its "
+            "`__init__`. Put the code of a `Lambda` into a layer of your own."
+        ) from error
+
+
+def resolve_trunk(trunk: Any) -> list[keras.layers.Layer]:
+    """Returns the stages of a trunk: the objects themselves, weights included.
+
+    Args:
+        trunk: Layer, model, non-empty list of layers, or function of no arguments that returns
+            one of these.
+
+    Raises:
+        TypeError: If `trunk` is something else.
+        ValueError: If the list is empty.
+    """
+    return _layers("trunk", trunk)
+
+
+def resolve_tower(tower: Any, task: str) -> list[keras.layers.Layer]:
+    """Returns the layers of a task's tower, rebuilt and named after the task.
+
+    Args:
+        tower: As a trunk, or `None` for no tower.
+        task: String. The task's name; the layers become `<task>_tower`, or of a list
+            `<task>_tower_0`, `<task>_tower_1` and so on.
+
+    Raises:
+        TypeError: If `tower` is something else.
+        ValueError: If the list is empty, or a layer cannot be rebuilt.
+    """
+    if tower is None:
+        return []
+    layers = _layers("tower", tower)
+    if len(layers) == 1:
+        return [rebuild(layers[0], f"{task}_tower")]
+    return [rebuild(layer, f"{task}_tower_{index}") for index, layer in enumerate(layers)]
+
+
+def _layers(argument: str, value: Any) -> list[keras.layers.Layer]:
+    if _is_function(value):
+        value = value()
+    if isinstance(value, keras.layers.Layer):
+        return [value]
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"`{argument}` must be {_FORMS}, received {checks.describe(value)}.")
+    if not value:
+        raise ValueError(f"`{argument}` must be {_FORMS}, received an empty list.")
+    for position, layer in enumerate(value):
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(
+                f"Entry {position} of `{argument}` must be a Keras layer, received "
+                f"{checks.describe(layer)}."
+            )
+    return list(value)
+
+
+def _is_function(value: Any) -> bool:
+    if not callable(value) or isinstance(value, keras.layers.Layer | type):
+        return False
+    try:
+        inspect.signature(value).bind()
+    except TypeError:
+        return False
+    return True
+
+
+def _reseeded(config: Any, offset: int) -> Any:
+    if isinstance(config, Mapping):
+        return {
+            key: value + offset
+            if key == "seed" and isinstance(value, int)
+            else _reseeded(value, offset)
+            for key, value in config.items()
+        }
+    if isinstance(config, list | tuple):
+        return type(config)(_reseeded(value, offset) for value in config)
+    return config

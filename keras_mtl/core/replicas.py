@@ -1,0 +1,50 @@
+"""Arithmetic over the replicas of a `tf.distribute` strategy; on one device it costs nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+def count() -> int:
+    """Returns the number of replicas in sync under the current strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def total(tensors: Sequence[Any]) -> list[Any]:
+    """Sums each tensor over the replicas; to be called in a replica, inside the step."""
+    tensors = list(tensors)
+    if count() == 1 or not tensors:
+        return tensors
+    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors))
+
+
+def assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
+    """Assigns each replica's value to its copy of the variable, inside the step.
+
+    `variable.assign` is refused in a replica for variables without an aggregation, which the
+    weights of Keras layers are.
+    """
+    if not variables:
+        return
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        _assign_across_replicas,
+        tf.distribute.get_strategy(),
+        [variable.value for variable in variables],
+        list(values),
+    )
+
+
+def _assign_across_replicas(strategy: Any, variables: list[Any], values: list[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        strategy.extended.update(
+            variable, lambda own, new: own.assign(new), args=(value,), group=False
+        )
+
+
+def several_workers(strategy: Any) -> bool:
+    """Tells whether `strategy` spans several processes."""
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.extended._in_multi_worker_mode()
+    )

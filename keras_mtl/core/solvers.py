@@ -1,0 +1,158 @@
+"""Small quadratic programs solved inside the graph, exactly and in a bounded number of steps."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class _Problem(NamedTuple):
+    """Minimise 0.5 x'Qx - b'x over x >= 0, in units in which the diagonal of Q is 1 (or 0)."""
+
+    matrix: Any  # float64 (K, K)
+    linear: Any  # float64 (..., K)
+    jitter: float  # more than rounding can move an eigenvalue of the matrix
+
+
+class _Search(NamedTuple):
+    """Where the active-set search stands; `running` has length 1 on the last axis."""
+
+    point: Any  # float64 (..., K), feasible
+    support: Any  # boolean (..., K), the entries that may be positive
+    banned: Any  # boolean (..., K), entries that entered and had to leave at once
+    running: Any  # boolean (..., 1)
+
+
+def nonnegative_qp(matrix: Any, linear: Any) -> Any:
+    """Minimises 0.5 u'Qu - b'u over u >= 0.
+
+    Lawson-Hanson: one entry enters the support at a time, and the best point on the support
+    comes from a Cholesky factor, at most 3K + 10 times. It works in float64 inside. Where Q is
+    singular, one of the minimisers is returned; the problem must be bounded below (b in the
+    range of Q is enough). Entries with Q_ii = 0 stay 0.
+
+    Args:
+        matrix: Float tensor of shape `(K, K)`, Q, symmetric and positive semidefinite; it may
+            be slightly indefinite from rounding in its own dtype.
+        linear: Float tensor of shape `(K,)`, b, or `(..., K)` for several problems at once.
+
+    Returns:
+        A tensor u of the shape of `linear` and the dtype of `matrix`, finite and >= 0.
+
+    Reference:
+        Lawson, Hanson 1974, Solving least squares problems, chapter 23.
+    """
+    matrix = tf.convert_to_tensor(matrix)
+    solution = _minimize(
+        tf.cast(matrix, tf.float64), tf.cast(linear, tf.float64), _jitter(matrix.dtype)
+    )
+    return tf.cast(solution, matrix.dtype)
+
+
+def min_norm_weights(gramian: Any, active: Any) -> Any:
+    """Finds the shortest vector in the convex hull of the active gradients.
+
+    The weights w are on the simplex and minimise w'Gw. Where several do (duplicate gradients,
+    more tasks than parameters) one of them is returned; they give the same vector. The
+    gradient 0 of an active task is itself the shortest vector and gets all the weight.
+
+    Args:
+        gramian: Float tensor of shape `(K, K)`, inner products of the gradients.
+        active: Boolean or float tensor of shape `(K,)`; `False` or 0 leaves a task out.
+
+    Returns:
+        A tensor w of shape `(K,)` in the dtype of `gramian`; all 0 if no task is active.
+    """
+    gramian = tf.convert_to_tensor(gramian)
+    present = tf.cast(active, tf.float64) > 0
+    pairs = present[:, None] & present[None, :]
+    # One unit for all: the shortest gradient that is not zero gets length 1.
+    values = tf.where(pairs, tf.cast(gramian, tf.float64), 0)
+    lengths = tf.linalg.diag_part(values)
+    unit = tf.reduce_min(tf.where(lengths > 0, lengths, tf.reduce_max(lengths)))
+    values /= tf.where(unit > 0, unit, 1)
+    # With Q = G + 11' and b = 1, Gu = (1 - sum(u)) 1 on the support: the optimality condition
+    # of w = u / sum(u) on the simplex. The unit keeps sum(u) in [1/2, 1].
+    matrix = tf.where(pairs, values + 1, tf.eye(values.shape[0], dtype=tf.float64))
+    linear = tf.where(present, tf.ones_like(lengths), -1)
+    solution = _minimize(matrix, linear, _jitter(gramian.dtype))
+    return tf.cast(tf.math.divide_no_nan(solution, tf.reduce_sum(solution)), gramian.dtype)
+
+
+def _jitter(dtype: tf.DType) -> float:
+    """Returns more than rounding in `dtype` moves an eigenvalue of a unit-diagonal Gramian."""
+    return 1e-12 if dtype == tf.float64 else 1e-6
+
+
+def _minimize(matrix: Any, linear: Any, jitter: float) -> Any:
+    """Searches in units in which the diagonal is 1, so that scales of tasks do not matter."""
+    diagonal = tf.linalg.diag_part(matrix)
+    positive = diagonal > 0
+    scale = tf.where(positive, tf.math.rsqrt(tf.where(positive, diagonal, 1)), 0)
+    problem = _Problem(scale[:, None] * matrix * scale, scale * linear, jitter)
+    nowhere = tf.zeros_like(linear, tf.bool)
+    start = _Search(tf.zeros_like(linear), nowhere, nowhere, ~nowhere[..., :1])
+    (end,) = tf.while_loop(
+        lambda search: tf.reduce_any(search.running),
+        lambda search: (_step(problem, search),),
+        (start,),
+        maximum_iterations=3 * matrix.shape[0] + 10,
+    )
+    return scale * end.point
+
+
+def _step(problem: _Problem, search: _Search) -> _Search:
+    """Goes to the best point on the support, or as far as the bounds allow."""
+    target = _best_on_support(problem, search)
+    blocking = search.support & (target <= 0)
+    blocked = tf.reduce_any(blocking, axis=-1, keepdims=True)
+    shrunk = _shrink(search, target, blocking)
+    grown = _grow(problem, search, target)
+    return _Search(*(tf.where(blocked, *pair) for pair in zip(shrunk, grown, strict=True)))
+
+
+def _best_on_support(problem: _Problem, search: _Search) -> Any:
+    """Returns the minimiser, of any sign, among the points that are 0 off the support."""
+    inside = search.support[..., :, None] & search.support[..., None, :]
+    identity = tf.eye(problem.matrix.shape[0], dtype=tf.float64)
+    matrix = tf.where(inside, problem.matrix, identity)
+    linear = residual = tf.where(search.support, problem.linear, 0)
+    factor = tf.linalg.cholesky(matrix + problem.jitter * identity)
+    target = tf.zeros_like(linear)
+    # A round leaves jitter / (jitter + l) of the error along an eigenvector with eigenvalue l:
+    # exact where l is large, and bounded where l is only rounding.
+    for _ in range(4):
+        target += tf.linalg.cholesky_solve(factor, residual[..., None])[..., 0]
+        residual = linear - tf.linalg.matvec(matrix, target)
+    # Only a matrix far from semidefinite has no factor: then the search stays where it is.
+    found = tf.reduce_all(tf.math.is_finite(target), axis=-1, keepdims=True)
+    return tf.where(found, target, search.point)
+
+
+def _grow(problem: _Problem, search: _Search, target: Any) -> _Search:
+    """Arrives at `target` and admits the entry along which the objective falls fastest."""
+    # An entry refused for rounding is tried again only after the point has moved.
+    moved = tf.reduce_any(target != search.point, axis=-1, keepdims=True)
+    banned = search.banned & ~moved
+    descent = problem.linear - tf.linalg.matvec(problem.matrix, target)
+    descent = tf.where(~(search.support | banned), descent, 0)
+    steepest = tf.reduce_max(descent, axis=-1, keepdims=True)
+    # A slope below the rounding of its own terms is none.
+    rounding = 0.01 * problem.jitter * tf.reduce_max(tf.abs(problem.linear), -1, keepdims=True)
+    running = steepest > rounding
+    entering = tf.one_hot(tf.argmax(descent, axis=-1), descent.shape[-1], True, False)
+    return _Search(target, search.support | (entering & running), banned, running)
+
+
+def _shrink(search: _Search, target: Any, blocking: Any) -> _Search:
+    """Goes towards `target` until the first entries reach 0, and takes them off the support."""
+    way = tf.where(blocking, search.point - target, 1)
+    fraction = tf.where(blocking, tf.math.divide_no_nan(search.point, way), 1)
+    share = tf.reduce_min(fraction, axis=-1, keepdims=True)
+    leaving = blocking & (fraction <= share)
+    point = search.point + share * (target - search.point)
+    return _Search(
+        tf.where(~leaving, point, 0),
+        search.support & ~leaving,
+        search.banned | (leaving & (share <= 0)),
+        tf.ones_like(search.running),
+    )

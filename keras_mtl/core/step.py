@@ -1,0 +1,215 @@
+"""The training step: losses, weights, gradients, update, logs, in that order."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_mtl.core import replicas, update
+from keras_mtl.core.derivatives import value_and_gradient
+from keras_mtl.core.labels import Elements
+from keras_mtl.core.logbook import LogBook
+from keras_mtl.core.losses import LossSum
+from keras_mtl.core.nonfinite import Guard, NonfiniteGuard
+from keras_mtl.core.partition import Partition
+from keras_mtl.core.passes import pass_for
+from keras_mtl.core.plan import BatchReader, TaskPlan
+
+
+class Measured(NamedTuple):
+    """A batch's losses over all replicas, each of shape `(num_tasks,)` but the last."""
+
+    losses: Any
+    denominators: Any
+    present: Any
+    extra: Any
+
+
+class Step:
+    """Trains and evaluates a model on one batch; pure graph code, no state of its own.
+
+    Args:
+        model: The functional model.
+        plans: Dict from task name to `TaskPlan`, tasks with a loss in order.
+        state: `TrainingState` with the constants, the loss weighting and the balancing.
+        logbook: `LogBook`.
+        partition: `Partition` of the model.
+        on_nonfinite: `None`, `"raise"` or `"skip"`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plans: Mapping[str, TaskPlan],
+        state: Any,
+        logbook: LogBook,
+        partition: Partition,
+        on_nonfinite: str | None,
+    ) -> None:
+        self.model = model
+        self.state = state
+        self.logbook = logbook
+        self.partition = partition
+        self._plans = dict(plans)
+        self._on_nonfinite = on_nonfinite
+        self._reader = BatchReader(plans, [tensor.name for tensor in model.inputs])
+        self._model_variables = list(model.trainable_variables)
+        self.variables = self._model_variables + list(self.weighting.trainable_variables)
+        self._pass = pass_for(state.gradient_balancing, partition, self._model_variables)
+
+    @property
+    def weighting(self) -> Any:
+        """The loss weighting."""
+        return self.state.loss_weighting
+
+    def train(self, data: Any) -> dict[str, Any]:
+        """Takes one training step on this replica's part of a batch; returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        guard = self._guard()
+        guard.before()
+        with self._pass(
+            self._model_variables, self.partition, self.state.gradient_balancing
+        ) as recording:
+            elements, sums, extra = self._forward(x, y, sample_weight, training=True)
+        batch = self._measure(sums, extra)
+        active = batch.present * (1.0 - self.state.stopped.value)
+        total, weights, own_gradients = value_and_gradient(
+            lambda losses: self.weighting(losses, active),
+            batch.losses,
+            self.weighting.trainable_variables,
+        )
+        effective = self.state.constants.value * weights
+        scale = update.loss_scale(self.model.optimizer)
+        factors = tf.math.divide_no_nan(effective, batch.denominators)
+        gradients = recording.gradients(
+            [part.total for part in sums], factors, extra, active, scale
+        )
+        # Every replica has the whole gradient of the total; the optimizer adds them up.
+        own_scale = scale / replicas.count()
+        gradients += [gradient * own_scale for gradient in own_gradients]
+        counted = guard.inspect(
+            batch.losses, batch.present, gradients[: len(self._model_variables)]
+        )
+        self._update(gradients, scale, active, guard, counted)
+        self._move_methods(batch.losses, active)
+        guard.after(counted)
+        loss = self._training_loss(total, weights, active, batch)
+        self._log(loss, x, elements, sums, effective, active, counted)
+        return self._logs(self.model._loss_tracker.result(), training=True)
+
+    def evaluate(self, data: Any) -> dict[str, Any]:
+        """Measures this replica's part of a batch; returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        elements, sums, extra = self._forward(x, y, sample_weight, training=False)
+        self.logbook.update_losses(sums)
+        self.logbook.update_metrics(elements)
+        if extra is not None:
+            self.logbook.update_extra(extra * replicas.count(), _batch_size(x))
+        return self._logs(self.evaluation_loss(), training=False)
+
+    def evaluation_loss(self) -> Any:
+        """Returns the `loss` of `evaluate`: weighting plays no part in it."""
+        return self.logbook.evaluation_loss(self.state.constants.value)
+
+    def _forward(
+        self, x: Any, y: Any, sample_weight: Any, *, training: bool
+    ) -> tuple[dict[str, Elements], list[LossSum], Any]:
+        predictions = self.model(x, training=training)
+        elements = self._reader.read(x, y, predictions, sample_weight, training=training)
+        sums = [plan.loss.sums(elements[name]) for name, plan in self._plans.items()]
+        # Before any sum over replicas: replica threads share the layers' lists of losses.
+        terms = [tf.cast(term, tf.float32) for term in self.model.losses]
+        extra = tf.add_n([tf.reduce_sum(term) for term in terms]) if terms else None
+        return elements, sums, None if extra is None else extra / replicas.count()
+
+    def _measure(self, sums: Sequence[LossSum], extra: Any) -> Measured:
+        columns = [tf.stack(column) for column in zip(*sums, strict=True)]
+        local = [tf.stop_gradient(column) for column in columns]
+        local.append(tf.zeros(()) if extra is None else tf.stop_gradient(extra))
+        totals, denominators, labelled, extra = replicas.total(local)
+        present = tf.cast(labelled > 0, tf.float32)
+        losses = tf.math.divide_no_nan(totals, denominators) * present
+        return Measured(losses, denominators, present, extra)
+
+    def _update(
+        self, gradients: list[Any], scale: Any, active: Any, guard: Guard, counted: Any
+    ) -> None:
+        optimizer = self.model.optimizer
+        if update.needs_sum(optimizer):
+            gradients = update.clip_over_replicas(optimizer, gradients, scale)
+        variables, keep = self._not_to_move(active)
+        before = [tf.identity(variable.value) for variable in variables]
+        guard.apply(counted, lambda parts: optimizer.apply(parts, self.variables), gradients)
+        # A zero gradient still moves what has momentum.
+        update.put_back(variables, before, keep)
+
+    def _not_to_move(self, active: Any) -> tuple[list[Any], list[Any]]:
+        """Returns heads and weighting variables, and which of their entries must stay."""
+        variables, keep = [], []
+        for index, task in enumerate(self.partition.tasks):
+            private = self.partition.private(self._model_variables, task)
+            variables += private
+            keep += [self.state.stopped.value[index] > 0] * len(private)
+        own = [variable for variable in self.weighting.task_variables if variable.trainable]
+        return variables + own, keep + [active <= 0] * len(own)
+
+    def _move_methods(self, losses: Any, active: Any) -> None:
+        fixed = [v for v in self.weighting.task_variables if not v.trainable]
+        before = [tf.identity(variable.value) for variable in fixed]
+        self.weighting.update_state(losses, active)
+        update.put_back(fixed, before, [active <= 0] * len(fixed))
+
+    def _training_loss(self, total: Any, weights: Any, active: Any, batch: Measured) -> Any:
+        # The user's constants stand outside the method: a weighted sum under constant weights.
+        total = tf.where(tf.reduce_any(active > 0), total, 0.0)
+        constants = self.state.constants.value
+        return total + tf.reduce_sum((constants - 1.0) * weights * batch.losses) + batch.extra
+
+    def _guard(self) -> Guard:
+        if self._on_nonfinite is None:
+            return Guard()
+        methods = [self.weighting, self.state.gradient_balancing]
+        others = list(self.model.non_trainable_variables)
+        for method in methods:
+            others += [] if method is None else method.non_trainable_variables
+        return NonfiniteGuard(
+            self._model_variables,
+            self.state,
+            self.model.optimizer,
+            self.partition,
+            [variable for variable in others if variable.dtype.startswith("float")],
+            sticky=self._on_nonfinite == "raise",
+        )
+
+    def _log(
+        self,
+        loss: Any,
+        x: Any,
+        elements: Mapping[str, Elements],
+        sums: Sequence[LossSum],
+        effective: Any,
+        active: Any,
+        counted: Any,
+    ) -> None:
+        size = tf.cast(_batch_size(x), tf.float32)
+        if counted is not None:
+            loss, size = tf.where(counted, loss, 0.0), tf.where(counted, size, 0.0)
+            skipped = (1.0 - tf.cast(counted, tf.float32)) / replicas.count()
+            self.logbook.update_skipped(skipped)
+        self.model._loss_tracker.update_state(loss, sample_weight=size)
+        self.state.effective.assign(effective)
+        self.logbook.update_losses(sums, counted)
+        self.logbook.update_weights(effective, active, counted)
+        self.logbook.update_metrics(elements, counted)
+
+    def _logs(self, loss: Any, *, training: bool) -> dict[str, Any]:
+        logs = {"loss": loss, **self.logbook.results(training=training)}
+        if replicas.several_workers(tf.distribute.get_strategy()):
+            # Keras reduces each log over its first axis when there are several workers.
+            return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+        return logs
+
+
+def _batch_size(x: Any) -> Any:
+    return tf.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]

@@ -1,0 +1,197 @@
+"""One task's metrics, fed with labelled elements only."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mtl.core import checks
+from keras_mtl.core.labels import Elements, fit
+from keras_mtl.core.losses import ELEMENTWISE, crossentropy, function_of
+
+_ELEMENTWISE_METRICS = (*ELEMENTWISE, function_of(keras.metrics.BinaryAccuracy()))
+
+
+def accuracy(y_true: Any, y_pred: Any) -> Any:
+    """The accuracy that fits the shapes, as Keras picks it for `"accuracy"`."""
+    if y_pred.shape[-1] == 1:
+        return keras.metrics.binary_accuracy(y_true, y_pred)
+    if y_true.shape.rank < y_pred.shape.rank or y_true.shape[-1] == 1:
+        return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+    return keras.metrics.categorical_accuracy(y_true, y_pred)
+
+
+_BY_SHAPE = {"accuracy": accuracy, "acc": accuracy, "crossentropy": crossentropy}
+_BY_SHAPE["ce"] = crossentropy
+
+
+def resolve(task: str, identifiers: Any) -> list[Any]:
+    """Returns fresh metric objects for a metric or a list of metrics, as in `compile`."""
+    if identifiers is None:
+        return []
+    if not isinstance(identifiers, Sequence) or isinstance(identifiers, str):
+        identifiers = [identifiers]
+    return [_resolve_one(task, identifier) for identifier in identifiers]
+
+
+def _resolve_one(task: str, identifier: Any) -> Any:
+    if isinstance(identifier, str) and identifier.lower() in _BY_SHAPE:
+        function = _BY_SHAPE[identifier.lower()]
+        return keras.metrics.MeanMetricWrapper(function, name=identifier)
+    try:
+        metric = keras.metrics.get(identifier)
+    except (ValueError, TypeError) as error:
+        names = [name for name in dir(keras.metrics) if name[0] != "_"]
+        raise ValueError(
+            f"`metrics` of task '{task}' holds a metric not known to Keras: "
+            f"{checks.describe(identifier)}." + checks.suggestion(identifier, names)
+        ) from error
+    if not isinstance(metric, keras.metrics.Metric):
+        name = identifier if isinstance(identifier, str) else getattr(metric, "__name__", None)
+        return keras.metrics.MeanMetricWrapper(metric, name=name)
+    if isinstance(identifier, str):
+        metric.name = identifier
+    return metric
+
+
+class TaskMetric:
+    """A metric under its name in the logs, with what it may be fed.
+
+    Args:
+        log_name: String, `<task>_<metric>`.
+        metric: A `keras.metrics.Metric`.
+        weighted: Boolean. Whether the user's sample weights reach it.
+        jit_compile: Function that tells whether the step is compiled by XLA.
+    """
+
+    def __init__(
+        self, log_name: str, metric: Any, *, weighted: bool, jit_compile: Callable[[], bool]
+    ) -> None:
+        self.name = log_name
+        self.metric = metric
+        self._weighted = weighted
+        self._jit_compile = jit_compile
+        self._takes_weight = _takes_weight(metric)
+        self._by_column = _by_column(metric)
+
+    @property
+    def _direction(self) -> str | None:
+        # Read by Keras' callbacks under `mode="auto"`.
+        return getattr(self.metric, "_direction", None)
+
+    @property
+    def knows_direction(self) -> bool:
+        """Whether callbacks can tell what is better."""
+        return self._direction is not None
+
+    def update(self, elements: Elements, counted: Any = None) -> None:
+        """Adds a batch: labelled elements only.
+
+        Args:
+            elements: The task's `Elements`.
+            counted: Optional boolean scalar; False keeps the whole batch out.
+        """
+        labels, predictions = elements.labels, elements.predictions
+        weight = elements.weight if self._weighted else None
+        if elements.complete and weight is None and counted is None:
+            self.metric.update_state(labels, predictions)
+        elif not self._takes_weight:
+            self._update_rows(elements, counted)
+        elif self._by_column and _has_columns(elements):
+            self._update_columns(elements, weight, counted)
+        else:
+            weight = _weights(elements, weight, _reference(elements), counted)
+            self.metric.update_state(labels, predictions, sample_weight=weight)
+
+    def _update_columns(self, elements: Elements, weight: Any, counted: Any) -> None:
+        labels, predictions = elements.labels, elements.predictions
+        weight = _weights(elements, weight, labels, counted)
+        self.metric.update_state(
+            tf.reshape(labels, (-1, 1)),
+            tf.reshape(predictions, (-1, 1)),
+            sample_weight=tf.reshape(weight, (-1,)),
+        )
+
+    def _update_rows(self, elements: Elements, counted: Any) -> None:
+        # The metric takes no weights: rows that do not count are left out.
+        if self._jit_compile():
+            raise ValueError(
+                f"Metric '{self.name}' takes no `sample_weight`, so rows without a label must be "
+                "cut out of the batch, which XLA cannot do. Add `sample_weight=None` to its "
+                "`update_state`, or compile with `jit_compile=False`."
+            )
+        rows = tf.nest.flatten(elements.labels)[0]
+        rows = tf.reshape(rows, (tf.shape(rows)[0], -1))[:, 0]
+        mask = replace(elements, padding=None).counted(rows)
+        mask = tf.ones_like(rows, dtype=tf.bool) if mask is None else mask
+        mask = mask if counted is None else tf.logical_and(mask, counted)
+        self.metric.update_state(
+            tf.nest.map_structure(lambda part: tf.boolean_mask(part, mask), elements.labels),
+            tf.nest.map_structure(lambda part: tf.boolean_mask(part, mask), elements.predictions),
+        )
+
+
+def _takes_weight(metric: Any) -> bool:
+    parameters = inspect.signature(metric.update_state).parameters
+    return "sample_weight" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def _by_column(metric: Any) -> bool:
+    if isinstance(metric, keras.metrics.AUC):
+        return not metric.multi_label
+    if isinstance(metric, keras.metrics.Precision | keras.metrics.Recall):
+        return metric.top_k is None and metric.class_id is None
+    if isinstance(metric, keras.metrics.RootMeanSquaredError):
+        return True
+    return function_of(metric) in _ELEMENTWISE_METRICS
+
+
+def _has_columns(elements: Elements) -> bool:
+    labels, predictions = elements.labels, elements.predictions
+    if elements.mask is None or isinstance(labels, dict) or isinstance(predictions, dict):
+        return False
+    return labels.shape.rank == predictions.shape.rank and predictions.shape[-1] != 1
+
+
+def _reference(elements: Elements) -> Any:
+    """Returns a tensor in the shape of what most metrics compute from the predictions."""
+    labels, predictions = elements.labels, elements.predictions
+    if isinstance(predictions, dict) or isinstance(labels, dict):
+        first = tf.nest.flatten(predictions)[0]
+        return tf.reshape(first, (tf.shape(first)[0], -1))[:, 0]
+    if labels.shape.rank < predictions.shape.rank:
+        return labels
+    return predictions[..., 0] if predictions.shape.rank > 1 else predictions
+
+
+def _weights(elements: Elements, weight: Any, values: Any, counted: Any) -> Any:
+    mask = elements.counted(values)
+    product = tf.ones(tf.shape(values)) if mask is None else tf.cast(mask, tf.float32)
+    if weight is not None:
+        product *= fit(weight, values)
+    return product if counted is None else product * tf.cast(counted, tf.float32)
+
+
+class Direction:
+    """A value in the logs that callbacks can monitor under `mode="auto"`.
+
+    Args:
+        name: String. The value's name in the logs.
+        metric: The `keras.metrics.Metric` that holds it.
+        direction: `"up"` or `"down"`: where better lies.
+    """
+
+    def __init__(self, name: str, metric: Any, direction: str = "down") -> None:
+        self.name = name
+        self.metric = metric
+        self._direction = direction
+
+    @property
+    def knows_direction(self) -> bool:
+        """Whether callbacks can tell what is better."""
+        return True

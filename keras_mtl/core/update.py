@@ -1,0 +1,123 @@
+"""Applies a step's gradients: clipping, what is put back, and what a bad batch may touch."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mtl.core import checks, replicas
+
+POLICIES = (None, "raise", "skip")
+
+
+def check_optimizer(optimizer: Any, strategy: Any) -> None:
+    """Refuses what crashes in stock Keras under a strategy, before anything is built."""
+    if strategy.num_replicas_in_sync == 1 and not replicas.several_workers(strategy):
+        return
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    for argument in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        value = getattr(inner, argument, None)
+        if value is not None:
+            raise ValueError(
+                f"`optimizer` has {argument}={value}, which Keras cannot run under "
+                f"{type(strategy).__name__}. Set it to None: a larger batch or a lower learning "
+                "rate stands in for accumulation; `use_ema=True` alone works."
+            )
+
+
+def warn_if_nothing_shared(balancing: Any, partition: Any, variables: Sequence[Any]) -> None:
+    """Warns where a balancing has nothing to work on and the gradients are summed instead."""
+    if balancing is None:
+        return
+    if not partition.shared(variables):
+        what = "no trainable variable is shared by two tasks"
+    elif balancing.scope == "features" and not partition.cuts:
+        what = "there is no tensor where the shared part ends; use scope='parameters'"
+    else:
+        return
+    warnings.warn(
+        f"`gradient_balancing` '{balancing.name}' has nothing to balance: {what}. "
+        "The gradients will be summed.",
+        stacklevel=3,
+    )
+
+
+def loss_scale(optimizer: Any) -> Any:
+    """Returns the factor by which the optimizer wants the loss scaled; 1.0 for most."""
+    return tf.cast(optimizer.scale_loss(tf.constant(1.0)), tf.float32)
+
+
+def clip_over_replicas(optimizer: Any, gradients: Sequence[Any], scale: Any) -> list[Any]:
+    """Sums the gradients over replicas and clips the sum, where there are several replicas.
+
+    Keras clips each replica's part. The clipped sum is divided by the number of replicas, since
+    the optimizer adds the parts up again; that leaves it nothing to clip.
+    """
+    count = replicas.count()
+    if count == 1:
+        return list(gradients)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    given = replicas.total([gradient for gradient in gradients if gradient is not None])
+    clipped = inner._clip_gradients([_times(gradient, 1.0 / scale) for gradient in given])
+    parts = iter([_times(gradient, scale / count) for gradient in clipped])
+    return [None if gradient is None else next(parts) for gradient in gradients]
+
+
+def needs_sum(optimizer: Any) -> bool:
+    """Whether the optimizer must see the sum over replicas before it applies anything."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    clips = any(
+        getattr(inner, name, None) is not None
+        for name in ("clipnorm", "global_clipnorm", "clipvalue")
+    )
+    return clips or scales_dynamically(optimizer)
+
+
+def scales_dynamically(optimizer: Any) -> bool:
+    """Whether the optimizer skips overflowing updates by itself."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def _times(gradient: Any, factor: Any) -> Any:
+    factor = tf.cast(factor, gradient.dtype)
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
+    return gradient * factor
+
+
+def put_back(variables: Sequence[Any], before: Sequence[Any], keep: Sequence[Any]) -> None:
+    """Sets each variable back to its value `before`, where the boolean `keep` is true."""
+    values = [
+        tf.where(flag, old, variable.value)
+        for variable, old, flag in zip(variables, before, keep, strict=True)
+    ]
+    replicas.assign(variables, values)
+
+
+def apply_if(condition: Any, apply: Callable[[Any], None], gradients: list[Any]) -> None:
+    """Calls `apply(gradients)` where `condition` holds, alike on all replicas."""
+    # A cond with a merge call inside a branch is refused in a replica, allowed across them.
+    tf.distribute.get_replica_context().merge_call(
+        lambda strategy, flag, parts: _across(strategy, flag, apply, parts),
+        args=(condition, gradients),
+    )
+
+
+def _across(strategy: Any, flag: Any, apply: Callable[[Any], None], gradients: Any) -> None:
+    first = strategy.experimental_local_results(flag)[0]
+    tf.cond(
+        first,
+        lambda: _nothing(strategy.extended.call_for_each_replica(apply, args=(gradients,))),
+        lambda: _nothing(None),
+    )
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def check_policy(policy: Any) -> None:
+    """Checks `on_nonfinite`."""
+    checks.one_of("on_nonfinite", policy, POLICIES)
