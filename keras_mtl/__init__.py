@@ -9,9 +9,11 @@ if _keras.backend.backend() != "tensorflow":
         "before importing keras."
     )
 
+from keras_mtl import architectures as architectures
 from keras_mtl import balancing as balancing
 from keras_mtl import heads as heads
 from keras_mtl import weighting as weighting
+from keras_mtl.architectures import build_model as build_model
 from keras_mtl.model import MultiTaskModel as MultiTaskModel
 from keras_mtl.task import Task as Task
 
