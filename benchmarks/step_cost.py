@@ -1,0 +1,162 @@
+"""Measures the cost of a training step as a ratio to plain Keras, interleaved in one process.
+
+Every method is timed in pairs with a plain `keras.Model` of the same network, losses and batch:
+a block of steps of one, a block of the other, in turn. The ratio printed is the median over the
+pairs, with the quartiles beside it; machines are noisy and single timings mean little.
+
+    python benchmarks/step_cost.py
+    python benchmarks/step_cost.py --tasks 4 --methods uncertainty mgda:features
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_mtl
+
+BATCH, CLASSES = 256, 10
+
+
+def lenet(inputs: keras.KerasTensor) -> keras.KerasTensor:
+    """The trunk of Sener and Koltun's MultiMNIST experiment."""
+    x = keras.layers.Conv2D(10, 5, activation="relu")(inputs)
+    x = keras.layers.MaxPooling2D()(x)
+    x = keras.layers.Conv2D(20, 5, activation="relu")(x)
+    x = keras.layers.MaxPooling2D()(x)
+    x = keras.layers.Flatten()(x)
+    return keras.layers.Dense(50, activation="relu")(x)
+
+
+def mlp(inputs: keras.KerasTensor) -> keras.KerasTensor:
+    """Two wide dense layers."""
+    x = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dense(512, activation="relu")(x)
+    return keras.layers.Dense(512, activation="relu")(x)
+
+
+NETWORKS = {"lenet": lenet, "mlp": mlp}
+
+
+def build(cls: type, network: str, num_tasks: int) -> keras.Model:
+    """Builds the network with one head of 50-50-10 a task."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((28, 28, 1), name="image")
+    features = NETWORKS[network](inputs)
+    outputs = {}
+    for index in range(num_tasks):
+        hidden = keras.layers.Dense(50, activation="relu")(features)
+        outputs[f"task{index}"] = keras.layers.Dense(CLASSES, activation="softmax")(hidden)
+    return cls(inputs, outputs)
+
+
+def batches(num_tasks: int) -> Iterator:
+    """Returns an endless iterator over one batch, so that the input costs nothing."""
+    random = np.random.default_rng(0)
+    images = random.random((BATCH, 28, 28, 1), "float32")
+    labels = {f"task{i}": random.integers(0, CLASSES, BATCH) for i in range(num_tasks)}
+    return iter(tf.data.Dataset.from_tensors((images, labels)).cache().repeat().prefetch(4))
+
+
+def stepper(
+    model: keras.Model, num_tasks: int, *, jit_compile: bool, **methods: object
+) -> Callable:
+    """Compiles the model and returns a function that runs a number of steps."""
+    losses = {f"task{i}": "sparse_categorical_crossentropy" for i in range(num_tasks)}
+    metrics = dict.fromkeys(losses, "sparse_categorical_accuracy")
+    optimizer = keras.optimizers.Adam(1e-4)
+    model.compile(optimizer, loss=losses, metrics=metrics, jit_compile=jit_compile, **methods)
+    model.make_train_function()
+    iterator = batches(num_tasks)
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            logs = model.train_function(iterator)
+        float(logs["loss"])
+        return time.perf_counter() - start
+
+    run(3)  # traces and compiles
+    return run
+
+
+def parse_method(text: str) -> dict[str, object]:
+    """Turns `name` or `name:scope` into arguments of `compile`."""
+    name, _, scope = text.partition(":")
+    if name in keras_mtl.weighting.names():
+        return {"loss_weighting": name}
+    method = keras_mtl.balancing.get(name)
+    return {"gradient_balancing": type(method)(scope=scope or "parameters")}
+
+
+def measure(
+    network: str, num_tasks: int, methods: list[str], pairs: int, steps: int, *, jit_compile: bool
+) -> dict[str, list[float]]:
+    """Returns the ratios to plain Keras, a list of pairs for each method."""
+    plain = stepper(build(keras.Model, network, num_tasks), num_tasks, jit_compile=jit_compile)
+    print(f"\n{network}, {num_tasks} tasks, batch {BATCH}: ", end="", flush=True)
+    print(f"plain Keras {1000 * plain(20) / 20:.1f} ms a step", flush=True)
+    found = {}
+    for method in methods:
+        model = build(keras_mtl.MultiTaskModel, network, num_tasks)
+        own = stepper(model, num_tasks, jit_compile=jit_compile, **parse_method(method))
+        ratios = []
+        for pair in range(pairs):
+            # Which of the two goes first changes from pair to pair.
+            order = [plain, own] if pair % 2 else [own, plain]
+            times = {run: run(steps) for run in order}
+            ratios.append(times[own] / times[plain])
+        found[method] = ratios
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        bound = limit(method, num_tasks)
+        verdict = "" if bound is None else f"  (limit {bound:.2f})"
+        print(f"  {method:34s} {middle:5.2f}  [{low:.2f}, {high:.2f}]{verdict}", flush=True)
+    return found
+
+
+def limit(method: str, num_tasks: int) -> float:
+    """Returns the ratio a method is to stay under."""
+    if method in keras_mtl.weighting.names():
+        return 1.03
+    if method.endswith(":features"):
+        return 1.15
+    return (1 + 2 * num_tasks) / 3 * 1.15
+
+
+def all_methods() -> list[str]:
+    """Lists every exported weighting, and every balancing in both scopes."""
+    scopes = ("parameters", "features")
+    balancings = itertools.product(keras_mtl.balancing.names(), scopes)
+    return keras_mtl.weighting.names() + [f"{name}:{scope}" for name, scope in balancings]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=list(NETWORKS), default="lenet")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--methods", nargs="+", default=all_methods())
+    parser.add_argument("--pairs", type=int, default=15, help="pairs a method (at least 2)")
+    parser.add_argument("--steps", type=int, default=20, help="steps a block")
+    parser.add_argument("--jit-compile", action="store_true")
+    args = parser.parse_args()
+    for num_tasks in args.tasks:
+        measure(
+            args.network,
+            num_tasks,
+            args.methods,
+            args.pairs,
+            args.steps,
+            jit_compile=args.jit_compile,
+        )
+
+
+if __name__ == "__main__":
+    main()
