@@ -100,7 +100,11 @@ def apply_stages(stages: Iterable[keras.layers.Layer], features: Any) -> Any:
         ValueError: If a stage cannot take what it is given, or returns a list.
     """
     for stage in stages:
-        features = _call(stage, features, f"Stage '{stage.name}' of `trunk`")
+        if isinstance(features, keras.KerasTensor):
+            advice = "Give a trunk for this shape."
+        else:
+            advice = "Give a trunk that takes this structure, or join the tensors before it."
+        features = _call(stage, features, f"Stage '{stage.name}' of `trunk`", advice)
         if isinstance(features, list | tuple):
             raise ValueError(
                 f"Stage '{stage.name}' of `trunk` returns {len(features)} tensors in a "
@@ -129,10 +133,12 @@ def task_output(
     if task.mask is not None:
         mask = _mask(name, task.mask, features, sources)
         layer = WithMask(name=f"{name}_mask")
-        chosen = _call(layer, chosen, f"Task '{name}': its mask '{task.mask}'", mask=mask)
+        advice = "Give `features` that have steps, or a mask for them."
+        chosen = _call(layer, chosen, f"Task '{name}': its mask '{task.mask}'", advice, mask=mask)
     for layer in layers:
         part = "head" if layer.name == name else "tower"
-        chosen = _call(layer, chosen, f"Task '{name}': its {part} {type(layer).__name__}")
+        advice = "Choose others with `Task(features=...)`, or adapt them in a tower."
+        chosen = _call(layer, chosen, f"Task '{name}': its {part} {type(layer).__name__}", advice)
     return chosen
 
 
@@ -209,12 +215,14 @@ def _mask(task: str, name: str, features: Any, sources: Any) -> Any:
     )
 
 
-def _call(layer: keras.layers.Layer, features: Any, what: str, **kwargs: Any) -> Any:
+def _call(layer: keras.layers.Layer, features: Any, what: str, advice: str, **kwargs: Any) -> Any:
     try:
         return layer(features, **kwargs)
     except Exception as error:
         shapes = keras.tree.map_structure(lambda x: str(tuple(x.shape)), features)
-        raise ValueError(f"{what} cannot take features of shape {shapes}. {error}") from error
+        raise ValueError(
+            f"{what} cannot take features of shape {shapes}. {advice} Reason: {error}"
+        ) from error
 
 
 def _is_input(tensor: Any) -> bool:

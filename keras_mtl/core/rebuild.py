@@ -38,8 +38,8 @@ def rebuild(
     except Exception as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be rebuilt from its "
-            f"config: {error}. Give the class a `get_config` that returns every argument of its "
-            "`__init__`. Put the code of a `Lambda` into a layer of your own."
+            "config. Give the class a `get_config` that returns every argument of its `__init__`; "
+            f"put the code of a `Lambda` into a layer of your own. Reason: {error}"
         ) from error
 
 
