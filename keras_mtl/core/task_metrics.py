@@ -12,7 +12,7 @@ from keras_mtl.core import checks
 from keras_mtl.core.labels import Elements, fit
 from keras_mtl.core.losses import ELEMENTWISE, crossentropy, function_of
 
-_ELEMENTWISE_METRICS = (*ELEMENTWISE, function_of(keras.metrics.BinaryAccuracy()))
+_ELEMENTWISE_METRICS = (*ELEMENTWISE, keras.metrics.binary_accuracy)
 
 
 def accuracy(y_true: Any, y_pred: Any) -> Any:
