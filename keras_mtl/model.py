@@ -146,7 +146,8 @@ class MultiTaskModel(keras.Model):
             )
             # Not tracked as a layer: `model.weights` stay those of the plain Keras model.
             object.__setattr__(self, "_training_state", state)
-            self._compile_metrics = logbook
+            # Nor tracked as a metric: Keras lists it already as the compiled metrics.
+            object.__setattr__(self, "_compile_metrics", logbook)
             self._compile_arguments = MappingProxyType(arguments)
             self._ready_step(plans, state, logbook, on_nonfinite)
 
@@ -263,7 +264,7 @@ class MultiTaskModel(keras.Model):
                 f"{list(self.tasks)} are auxiliary. Write `tasks=[...]`."
             )
         if format == "tf_saved_model":
-            serving.export(str(filepath), self, chosen, **kwargs)
+            serving.export(str(filepath), self, chosen, verbose=verbose, **kwargs)
             return
         part = keras.Model(self.input, {task: self.output[task] for task in chosen})
         part.export(filepath, format=format, verbose=verbose, **kwargs)

@@ -77,7 +77,7 @@ class BatchReader:
         return {
             name: self._elements(
                 plan,
-                align(tf.nest.map_structure(tf.convert_to_tensor, y[name]), predictions[name]),
+                tf.nest.map_structure(tf.convert_to_tensor, y[name]),
                 predictions[name],
                 rows=rows.get(plan.where),
                 padding=self._padding(plan, x, predictions[name]),
@@ -101,7 +101,12 @@ class BatchReader:
         weight: Any,
         training: bool,
     ) -> Elements:
-        labels, mask = split_missing(labels, plan.ignore_class)
+        if any(part.shape.rank is None for part in tf.nest.flatten(labels)):
+            raise ValueError(
+                f"`y['{plan.name}']` has labels of unknown or changing rank. Give every batch the "
+                "same rank; in a `tf.data` pipeline fix it with `tf.ensure_shape`."
+            )
+        labels, mask = split_missing(align(labels, predictions), plan.ignore_class)
         if training and plan.class_weight is not None:
             weight = times(weight, _class_weights(plan, labels))
         return Elements(labels, predictions, mask, padding, rows, weight)
