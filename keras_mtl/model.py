@@ -264,7 +264,9 @@ class MultiTaskModel(keras.Model):
                 f"{list(self.tasks)} are auxiliary. Write `tasks=[...]`."
             )
         if format == "tf_saved_model":
-            serving.export(str(filepath), self, chosen, verbose=verbose, **kwargs)
+            serving.export(
+                str(filepath), self, chosen, verbose=verbose is None or verbose, **kwargs
+            )
             return
         part = keras.Model(self.input, {task: self.output[task] for task in chosen})
         part.export(filepath, format=format, verbose=verbose, **kwargs)
