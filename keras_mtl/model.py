@@ -439,7 +439,7 @@ class MultiTaskModel(keras.Model):
 
         def execute_and_report(iterator: Any) -> Any:
             logs = execute(iterator)
-            flags = np.array(self._training_state.nonfinite)
+            flags = np.asarray(self._training_state.nonfinite)
             if flags.any():
                 self._training_state.nonfinite.assign(np.zeros_like(flags))
                 raise FloatingPointError(nonfinite.describe(list(self._plans), flags))

@@ -97,7 +97,7 @@ class TaskValues(MutableMapping):
                 "step. Set `model.loss_weights` to change the user's constants."
             )
         position = self._position(task)
-        values = np.array(self._variable)
+        values = np.asarray(self._variable).copy()
         values[position] = checks.finite_weight(f"{self._argument}['{task}']", value)
         self._variable.assign(values)
 
