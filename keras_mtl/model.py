@@ -351,7 +351,7 @@ class MultiTaskModel(keras.Model):
                 callbacks=self._with_epoch_start(callbacks),
                 validation_split=validation_split,
                 validation_data=self._feed.prepare_validation(validation_data),
-                shuffle=shuffle,
+                shuffle=shuffle and self._feed.can_shuffle(x),
                 sample_weight=sample_weight,
                 **kwargs,
             )

@@ -47,6 +47,11 @@ class Feed:
             checks.task_keys("y", y, list(self._plans), partial=False)
         return x, y, sample_weight
 
+    @staticmethod
+    def can_shuffle(x: Any) -> bool:
+        """Whether Keras can shuffle `x`; it warns when told to shuffle what it cannot."""
+        return not (isinstance(x, tf.data.Dataset) or inspect.isgenerator(x))
+
     def prepare_validation(self, data: Any) -> Any:
         """Returns `validation_data`, checked."""
         if isinstance(data, tuple | list) and len(data) in (2, 3):

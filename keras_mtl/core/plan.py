@@ -128,7 +128,7 @@ def _weight_of(sample_weight: Any, task: str) -> Any:
     weight = sample_weight.get(task) if isinstance(sample_weight, Mapping) else sample_weight
     # Data adapters want the labels' structure, so a task with several labels repeats its weight.
     leaves = [] if weight is None else tf.nest.flatten(weight)
-    return leaves[0] if leaves else None
+    return tf.cast(leaves[0], tf.float32) if leaves else None
 
 
 def _class_weights(plan: TaskPlan, labels: Any) -> Any:
