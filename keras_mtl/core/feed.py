@@ -35,15 +35,17 @@ class Feed:
             return x, y, self._weights(y, sample_weight)
         if isinstance(x, tf.data.Dataset):
             self._check_structure(x.element_spec)
-            checked = x.map(self._checked, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            return checked, None, sample_weight
+            # As it is: errors of converted functions come wrapped in "in user code".
+            checked = tf.autograph.experimental.do_not_convert(self._checked)
+            x = x.map(checked, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            return x, None, sample_weight
         if isinstance(x, keras.utils.PyDataset):
             self._check_element(x[0])
         elif inspect.isgenerator(x):
             return self._checked_generator(x), None, sample_weight
         elif hasattr(x, "element_spec"):
             self._check_structure(x.element_spec)
-        elif isinstance(x, np.ndarray | tf.Tensor | Mapping):
+        elif isinstance(x, np.ndarray | tf.Tensor | Mapping | list | tuple):
             checks.task_keys("y", y, list(self._plans), partial=False)
         return x, y, sample_weight
 

@@ -31,7 +31,12 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
     Raises:
         ValueError: If shape or dtype do not fit, or eagerly, if a value does not.
     """
-    if isinstance(labels, Mapping) or isinstance(prediction_shape, Mapping):
+    if isinstance(labels, Mapping) and plan.loss.is_builtin and _is_shape(prediction_shape):
+        raise ValueError(
+            f"`y['{plan.name}']` must be one array, as the task has one output, received a dict "
+            f"with the keys {list(labels)}. Give each output of the model a task of its own."
+        )
+    if isinstance(labels, Mapping) or not _is_shape(prediction_shape):
         return
     if isinstance(labels, tf.RaggedTensor | tf.SparseTensor):
         return
@@ -47,19 +52,33 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
             tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received])
 
 
+def _is_shape(shape: Any) -> bool:
+    return not isinstance(shape, Mapping)
+
+
 def readable(error: Exception) -> str | None:
     """Returns the message of a failed assertion of `check` inside an input pipeline."""
-    found = _ASSERTION.search(str(error))
+    # TensorFlow escapes the quotes.
+    found = _ASSERTION.search(str(error).replace("\\'", "'"))
     return f"{found.group(1)} Received {found.group(2)}." if found else None
 
 
 def _tensor(plan: TaskPlan, labels: Any) -> Any:
+    if labels is None or isinstance(labels, list | tuple):
+        advice = (
+            f"For an output without a label, compile with `loss={{'{plan.name}': None}}`."
+            if labels is None
+            else "Write `np.array(...)`."
+        )
+        raise TypeError(
+            f"`y['{plan.name}']` must be an array, received {type(labels).__name__}. {advice}"
+        )
     try:
         tensor = tf.convert_to_tensor(labels)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"`y['{plan.name}']` must be an array of numbers, received {type(labels).__name__}: "
-            f"{error}"
+            f"{error} Missing labels are NaN where float, the head's `ignore_class` in class ids."
         ) from error
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise ValueError(
@@ -73,6 +92,11 @@ def _check_shape(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> None:
     if labels.shape.rank is None:
         return
     received = tuple(labels.shape)
+    if not received:
+        raise ValueError(
+            f"`y['{plan.name}']` must have a first axis over the rows of a batch, received a "
+            "scalar. Batch the data set: `dataset.batch(32)`."
+        )
     allowed = [shape[:-1], (*shape[:-1], 1)] if plan.is_sparse else [shape]
     if not plan.is_sparse and shape[-1] == 1:
         allowed.append(shape[:-1])
@@ -113,7 +137,7 @@ def _class_rules(plan: TaskPlan, values: Any, num_classes: int | None) -> list[R
                 tf.reduce_all(tf.equal(tf.round(wide), wide)),
                 f"`y['{plan.name}']` must hold class ids, received a fraction. "
                 "Give integers, or use a regression loss.",
-                _first(wide, tf.not_equal(tf.round(wide), wide)),
+                _first(values, tf.not_equal(tf.round(wide), wide)),
             )
         )
     highest = "any" if num_classes is None else num_classes - 1
@@ -122,7 +146,7 @@ def _class_rules(plan: TaskPlan, values: Any, num_classes: int | None) -> list[R
         f"`y['{plan.name}']` must hold class ids from 0 to {highest}{_marker(plan, values)}. "
         "Renumber the classes, or change the head's `num_classes`."
     )
-    return [*rules, Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(wide, bad))]
+    return [*rules, Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(values, bad))]
 
 
 def _probability_rules(plan: TaskPlan, values: Any) -> list[Rule]:
@@ -132,7 +156,7 @@ def _probability_rules(plan: TaskPlan, values: Any) -> list[Rule]:
         f"`y['{plan.name}']` must hold labels from 0 to 1{_marker(plan, values)}. "
         "Map the classes to 0 and 1."
     )
-    return [Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(wide, bad))]
+    return [Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(values, bad))]
 
 
 def _marker(plan: TaskPlan, values: Any) -> str:
