@@ -186,7 +186,7 @@ class MultiTaskModel(keras.Model):
         partition = Partition(self, outputs)
         update.warn_if_nothing_shared(state.gradient_balancing, partition, self.trainable_variables)
         self._step = Step(self, plans, state, logbook, partition, policy)
-        self._feed = Feed(plans, outputs)
+        self._feed = Feed(plans, self.output)
         self._plans = MappingProxyType(plans)
         # Before a checkpoint is restored: Keras skips the state of an optimizer without variables.
         if not self.optimizer.built:
@@ -255,6 +255,11 @@ class MultiTaskModel(keras.Model):
         Raises:
             ValueError: If a task is unknown, or all tasks are auxiliary and none is named.
         """
+        if isinstance(tasks, str):
+            raise TypeError(
+                f"`tasks` must be a list of task names, received {checks.describe(tasks)}. Write "
+                f"`tasks=['{tasks}']`."
+            )
         main = [task for task, spec in self.tasks.items() if not spec.auxiliary]
         chosen = main if tasks is None else list(tasks)
         checks.task_keys("tasks", dict.fromkeys(chosen), list(self.tasks), partial=True)
@@ -274,14 +279,14 @@ class MultiTaskModel(keras.Model):
     @property
     def loss_weights(self) -> TaskValues:
         """The user's constants: a live mapping, saved with the model; set to change them."""
-        return TaskValues("loss_weights", list(self._plans), self._state().constants)
+        state = self._state()
+        return TaskValues("loss_weights", list(self._plans), state.constants)
 
     @property
     def task_weights(self) -> TaskValues:
         """The effective weights of the last step, read-only: derivative of the total times c."""
-        return TaskValues(
-            "task_weights", list(self._plans), self._state().effective, read_only=True
-        )
+        state = self._state()
+        return TaskValues("task_weights", list(self._plans), state.effective, read_only=True)
 
     def stop_task(self, task: str) -> None:
         """Stops training `task`: it is absent from now on, and its head stays as it is."""
@@ -292,7 +297,8 @@ class MultiTaskModel(keras.Model):
         self._stopped()[task] = 0.0
 
     def _stopped(self) -> TaskValues:
-        return TaskValues("task", list(self._plans), self._state().stopped)
+        state = self._state()
+        return TaskValues("task", list(self._plans), state.stopped)
 
     def _state(self) -> TrainingState:
         if not self.compiled:

@@ -34,7 +34,7 @@ def task_keys(
     *,
     partial: bool,
     advice: str = "",
-    also: Collection[str] = (),
+    without_loss: Collection[str] = (),
 ) -> None:
     """Checks that the mapping `received` is keyed by task names.
 
@@ -44,7 +44,7 @@ def task_keys(
         expected: The task names that may occur; all of them must unless `partial`.
         partial: Boolean. Whether tasks may be left out.
         advice: String. What to do when tasks are missing.
-        also: Further keys that are allowed and never required.
+        without_loss: Tasks that the model has, but trains without a loss.
     """
     if not isinstance(received, Mapping):
         example = ", ".join(f"'{name}': ..." for name in expected)
@@ -53,20 +53,27 @@ def task_keys(
             f"Expected keys {list(expected)}, received {describe(received)}. "
             f"Write `{argument}={{{example}}}`."
         )
-    unknown = [key for key in received if key not in expected and key not in also]
+    unknown = [key for key in received if key not in expected]
     missing = [] if partial else [key for key in expected if key not in received]
     if not unknown and not missing:
         return
     rule = "only task names as keys" if partial else "exactly one entry per task"
     hints = [
-        f"Rename the key '{key}' to '{near}', or name the task '{key}'."
+        f"Leave '{key}' out: the task has no loss."
+        if key in without_loss
+        else f"Rename the key '{key}' to '{near}', or name the task '{key}'."
         for key in unknown
-        if (near := nearest(key, missing or expected))
+        if (near := nearest(key, missing or expected)) or key in without_loss
     ]
     raise ValueError(
         f"`{argument}` must have {rule}. Expected keys {list(expected)}, "
-        f"received {list(received)}. Missing: {missing}. Unknown: {unknown}. "
-        + " ".join([*hints, advice])
+        + " ".join(
+            [
+                f"received {list(received)}. Missing: {missing}. Unknown: {unknown}.",
+                *hints,
+                *([advice] if advice and missing else []),
+            ]
+        )
     )
 
 

@@ -53,7 +53,8 @@ def _by_task(argument: str, value: Any, tasks: list[str]) -> dict[str, Any]:
     if isinstance(value, str) and value == "auto":
         return {}
     if isinstance(value, list | tuple):
-        pairs = ", ".join(f"'{task}': {item!r}" for task, item in zip(tasks, value, strict=False))
+        each = value if len(value) == len(tasks) else [value] * len(tasks)
+        pairs = ", ".join(f"'{task}': {item!r}" for task, item in zip(tasks, each, strict=True))
         raise TypeError(
             f"`{argument}` must be a dict keyed by task, received {checks.describe(value)}: a list "
             f"has no task names. Write `{argument}={{{pairs}}}`."
@@ -158,6 +159,9 @@ def resolve_constants(
 ) -> list[float]:
     """Returns the user's constant of every task with a loss."""
     given = {} if loss_weights is None else loss_weights
+    if isinstance(given, Mapping):
+        others = [task for task in tasks if task not in plans]
+        checks.task_keys("loss_weights", given, list(plans), partial=True, without_loss=others)
     given = _by_task("loss_weights", given, list(plans))
     return [
         checks.finite_weight(f"loss_weights['{name}']", given.get(name, tasks[name].loss_weight))

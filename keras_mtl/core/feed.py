@@ -19,11 +19,13 @@ class Feed:
 
     Args:
         plans: Dict from task name to `TaskPlan`.
-        outputs: Dict from task name to its symbolic output or structure of outputs.
+        outputs: Dict from task name to its symbolic output or structure of outputs; of tasks
+            without a loss too.
     """
 
     def __init__(self, plans: Mapping[str, TaskPlan], outputs: Mapping[str, Any]) -> None:
         self._plans = dict(plans)
+        self._without_loss = [task for task in outputs if task not in plans]
         self._shapes = {
             task: keras.tree.map_structure(lambda x: x.shape, outputs[task]) for task in plans
         }
@@ -46,7 +48,7 @@ class Feed:
         elif hasattr(x, "element_spec"):
             self._check_structure(x.element_spec)
         elif isinstance(x, np.ndarray | tf.Tensor | Mapping | list | tuple):
-            checks.task_keys("y", y, list(self._plans), partial=False)
+            self._check_keys("y", y)
         return x, y, sample_weight
 
     @staticmethod
@@ -76,9 +78,9 @@ class Feed:
             label_checks.check_scalar_loss(plan, labels[:2], _zeros(shape, labels))
 
     def _check_keys(self, argument: str, y: Any) -> None:
-        tasks = list(self._plans)
-        advice = _NO_LABEL.format(tasks[-1])
-        checks.task_keys(argument, y, tasks, partial=False, advice=advice)
+        missing = [task for task in self._plans if isinstance(y, Mapping) and task not in y]
+        advice = _NO_LABEL.format(missing[0]) if missing else ""
+        self._check_tasks(argument, y, partial=False, advice=advice)
         for task, shape in self._shapes.items():
             if isinstance(y[task], Mapping) or not isinstance(shape, Mapping):
                 continue
@@ -86,6 +88,18 @@ class Feed:
                 f"`{argument}['{task}']` must be a dict, as the head has the outputs "
                 f"{list(shape)}, received {checks.describe(type(y[task]))}."
             )
+
+    def _check_tasks(
+        self, argument: str, received: Any, *, partial: bool = True, advice: str = ""
+    ) -> None:
+        checks.task_keys(
+            argument,
+            received,
+            list(self._plans),
+            partial=partial,
+            advice=advice,
+            without_loss=self._without_loss,
+        )
 
     def _check_structure(self, spec: Any) -> None:
         if not isinstance(spec, tuple) or len(spec) not in (2, 3):
@@ -95,7 +109,7 @@ class Feed:
             )
         self._check_keys("y", spec[1])
         if len(spec) == 3 and isinstance(spec[2], Mapping):
-            checks.task_keys("sample_weight", spec[2], list(self._plans), partial=True)
+            self._check_tasks("sample_weight", spec[2])
 
     def _check_element(self, element: Any) -> None:
         self._check_structure(tuple(element))
@@ -131,7 +145,7 @@ class Feed:
             )
         if not isinstance(sample_weight, Mapping):
             sample_weight = dict.fromkeys(self._plans, sample_weight)
-        checks.task_keys("sample_weight", sample_weight, list(self._plans), partial=True)
+        self._check_tasks("sample_weight", sample_weight)
         rows = len(keras.tree.flatten(dict(y))[0])
         return {
             task: keras.tree.map_structure(
@@ -144,7 +158,7 @@ class Feed:
         """Returns one list of weights by class id for each task named in `class_weight`."""
         if class_weight is None:
             return {}
-        checks.task_keys("class_weight", class_weight, list(self._plans), partial=True)
+        self._check_tasks("class_weight", class_weight)
         return {
             task: self._class_table(self._plans[task], weights)
             for task, weights in class_weight.items()

@@ -47,6 +47,11 @@ class LogBook(CompileMetrics):
 
     def _check_baselines(self, baselines: Mapping[str, float]) -> dict[str, float]:
         entries = {entry.name: entry for entry in self.metrics if entry.knows_direction}
+        if not isinstance(baselines, Mapping):
+            raise TypeError(
+                f"`baselines` must be a dict keyed by log name, received "
+                f"{checks.describe(baselines)}. Write `baselines={{'{next(iter(entries))}': ...}}`."
+            )
         signs = {}
         for name, value in baselines.items():
             if name not in entries:

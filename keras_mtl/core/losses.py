@@ -80,7 +80,8 @@ def resolve(task: str, identifier: Any) -> Any:
 
 
 def _loss_names() -> list[str]:
-    return [name for name in dir(keras.losses) if name.islower() and not name.startswith("_")]
+    short = ["bce", "kld", "mae", "mape", "mse", "msle"]
+    return [*short, *(name for name in dir(keras.losses) if name.islower() and name[0] != "_")]
 
 
 class _Function(keras.Loss):

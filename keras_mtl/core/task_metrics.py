@@ -44,7 +44,8 @@ def _resolve_one(task: str, identifier: Any) -> Any:
     try:
         metric = keras.metrics.get(identifier)
     except (ValueError, TypeError) as error:
-        names = [name for name in dir(keras.metrics) if name[0] != "_"]
+        # "accuracy" last, to be preferred to the class `Accuracy`, which compares for equality.
+        names = [*(name for name in dir(keras.metrics) if name[0] != "_"), *_BY_SHAPE, "mse", "mae"]
         raise ValueError(
             f"`metrics` of task '{task}' holds a metric not known to Keras: "
             f"{checks.describe(identifier)}." + checks.suggestion(identifier, names)
