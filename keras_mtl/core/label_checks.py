@@ -41,7 +41,7 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
     if isinstance(labels, tf.RaggedTensor | tf.SparseTensor):
         return
     labels = _tensor(plan, labels)
-    if not (plan.is_sparse or plan.loss.elementwise):
+    if not (plan.is_sparse or plan.loss.elementwise or plan.loss.by_row):
         return
     _check_shape(plan, labels, tuple(prediction_shape))
     for rule in _rules(plan, labels, tuple(prediction_shape)):
@@ -102,15 +102,18 @@ def _check_shape(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> None:
         allowed.append(shape[:-1])
     if not any(_fits(received[1:], option[1:]) for option in allowed):
         expected = " or ".join(str(("batch", *option[1:])) for option in allowed)
-        one_hot = plan.is_sparse and received[1:] == shape[1:]
-        advice = (
-            "These look one-hot: give class ids, or use the loss 'categorical_crossentropy'."
-            if one_hot
-            else "Reshape the labels, or change the head."
-        )
         raise ValueError(
-            f"`y['{plan.name}']` must have shape {expected}, received {received}. {advice}"
+            f"`y['{plan.name}']` must have shape {expected}, received {received}. "
+            + _shape_advice(plan, labels, shape)
         )
+
+
+def _shape_advice(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> str:
+    if plan.is_sparse and tuple(labels.shape)[1:] == shape[1:]:
+        return "These look one-hot: give class ids, or use the loss 'categorical_crossentropy'."
+    if plan.loss.by_row and labels.dtype.is_integer and labels.shape.rank < len(shape):
+        return "These look like class ids: use the loss 'sparse_categorical_crossentropy'."
+    return "Reshape the labels, or change the head."
 
 
 def _fits(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:

@@ -27,6 +27,13 @@ ELEMENTWISE = (
     keras.losses.log_cosh,
     keras.losses.poisson,
 )
+# Losses of one whole row of labels against one of predictions, in the same shape.
+BY_ROW = (
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+    keras.losses.cosine_similarity,
+    keras.losses.kl_divergence,
+)
 CROSSENTROPIES = (
     keras.losses.binary_crossentropy,
     keras.losses.binary_focal_crossentropy,
@@ -122,6 +129,11 @@ class TaskLoss:
     def function(self) -> Any:
         """The Keras function behind the loss, or `None`."""
         return function_of(self.loss)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the loss compares whole rows in one shape, such as one-hot labels."""
+        return self.function in BY_ROW
 
     @property
     def is_builtin(self) -> bool:
