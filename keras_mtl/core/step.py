@@ -65,6 +65,12 @@ class Step:
 
     def train(self, data: Any) -> dict[str, Any]:
         """Takes one training step on this replica's part of a batch; returns the logs."""
+        # Counters and random states wait for the batch: it may be refused by its checks.
+        flat = tf.nest.flatten(data, expand_composites=True)
+        with tf.control_dependencies([part for part in flat if part is not None]):
+            return self._train(data)
+
+    def _train(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         guard = self._guard()
         guard.before()
