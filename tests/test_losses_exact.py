@@ -1,4 +1,4 @@
-"""Every loss in the logs is the one a user computes by hand with numpy, and so is every gradient."""
+"""Every loss in the logs is the one that a user computes by hand; so is every gradient."""
 
 import keras
 import numpy as np

@@ -1,0 +1,504 @@
+"""What `compile`, `fit` and `evaluate` refuse: clearly, before the first step, in whole."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_mtl
+from keras_mtl import MultiTaskModel, Task
+from keras_mtl.heads import BinaryClassification, Classification, Regression
+
+ROWS = 8
+X = np.random.default_rng(0).normal(size=(ROWS, 4)).astype("float32")
+TASKS = r"\['sex', 'job', 'age'\]"
+
+
+def labels(**changed):
+    y = {"sex": np.arange(ROWS) % 2, "job": np.arange(ROWS) % 3, "age": np.linspace(0.0, 1.0, ROWS)}
+    y.update(changed)
+    return {task: value for task, value in y.items() if value is not ...}
+
+
+def build(optimizer="sgd", **compile_arguments):
+    tasks = {"sex": BinaryClassification(), "job": Classification(3), "age": Regression()}
+    trunk = keras.layers.Dense(5, activation="relu", name="trunk")
+    model = keras_mtl.architectures.hard_sharing(keras.Input((4,), name="x"), trunk, tasks)
+    model.compile(optimizer, **compile_arguments)
+    return model
+
+
+@pytest.fixture(scope="module")
+def shared_model():
+    return build()
+
+
+@pytest.fixture
+def model(shared_model):
+    """A model that must come out of the test as it went in, and still train."""
+    weights, steps = shared_model.get_weights(), int(shared_model.optimizer.iterations)
+    yield shared_model
+    for before, after in zip(weights, shared_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert int(shared_model.optimizer.iterations) == steps
+    assert np.isfinite(shared_model.train_on_batch(X, labels(), return_dict=True)["loss"])
+
+
+def fit(model, *args, **kwargs):
+    model.fit(*args, verbose=0, **kwargs)
+
+
+def batches_of(y):
+    for start in (0, 4):
+        part = slice(start, start + 4)
+        yield X[part], {task: value[part] for task, value in y.items()}
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, y):
+        super().__init__()
+        self._batches = list(batches_of(y))
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __getitem__(self, index):
+        return self._batches[index]
+
+
+def dataset_of(y):
+    return tf.data.Dataset.from_tensor_slices((X, y)).batch(4)
+
+
+SOURCES = {
+    "arrays": lambda y: (X, y),
+    "tf.data": lambda y: (dataset_of(y),),
+    "PyDataset": lambda y: (Batches(y),),
+    "generator": lambda y: (batches_of(y),),
+}
+BAD_LABELS = {
+    "missing": (
+        {"age": ...},
+        rf"`y` must have exactly one entry per task. Expected keys {TASKS}, received "
+        r"\['sex', 'job'\]. Missing: \['age'\]. Unknown: \[\]. .*compile with `loss={'age': None}`",
+    ),
+    "misspelt": (
+        {"age": ..., "agee": np.zeros(ROWS)},
+        r"Missing: \['age'\]. Unknown: \['agee'\]. Rename the key 'agee' to 'age'",
+    ),
+    "shape": ({"age": np.zeros((ROWS, 2))}, r"`y\['age'\]` must have shape \('batch', 1\)"),
+    "strings": ({"sex": np.array(["m"] * ROWS)}, r"`y\['sex'\]` must hold numbers.*StringLookup"),
+    "class too high": (
+        {"job": np.full(ROWS, 3)},
+        r"`y\['job'\]` must hold class ids from 0 to 2, or -1 where .*`num_classes`. Received 3\.",
+    ),
+    "unknown marker": ({"job": np.full(ROWS, -2)}, r"class ids from 0 to 2, or -1.* Received -2\."),
+    "float marker": (
+        {"job": np.full(ROWS, -1.0)},
+        r"class ids from 0 to 2, or NaN where a float label is missing .*Received -1",
+    ),
+    "fraction": ({"job": np.full(ROWS, 0.5)}, r"`y\['job'\]` must hold class ids, .*fraction"),
+    "yes-no of 2": ({"sex": np.full(ROWS, 2)}, r"`y\['sex'\]` must hold labels from 0 to 1"),
+    "one-hot": (
+        {"job": np.eye(3)[np.arange(ROWS) % 3]},
+        r"`y\['job'\]` must have shape \('batch',\).* look one-hot: .*'categorical_crossentropy'",
+    ),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", BAD_LABELS)
+def test_bad_labels_are_refused_before_the_first_step(model, name, source):
+    changed, message = BAD_LABELS[name]
+    with pytest.raises(ValueError, match=f"(?s){message}") as raised:
+        fit(model, *SOURCES[source](labels(**changed)))
+    assert "in user code" not in str(raised.value)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_bad_validation_labels_are_refused_before_the_first_step(model, source):
+    bad = SOURCES[source](labels(job=...))
+    with pytest.raises(ValueError, match=r"Missing: \['job'\]"):
+        fit(model, X, labels(), validation_data=bad if len(bad) > 1 else bad[0])
+
+
+@pytest.mark.parametrize("source", ["arrays", "PyDataset", "generator"])
+def test_bad_values_in_validation_labels_are_refused_before_the_first_step(model, source):
+    bad = SOURCES[source](labels(job=np.full(ROWS, 7)))
+    with pytest.raises(ValueError, match=r"`y\['job'\]` must hold class ids.* Received 7"):
+        fit(model, X, labels(), validation_data=bad if len(bad) > 1 else bad[0])
+
+
+@pytest.mark.parametrize("method", ["evaluate", "train_on_batch", "test_on_batch"])
+def test_every_entry_checks_labels(model, method):
+    with pytest.raises(ValueError, match=r"`y\['job'\]` must hold class ids.* Received 7"):
+        getattr(model, method)(X, labels(job=np.full(ROWS, 7)))
+    with pytest.raises(TypeError, match="`y` must be a dict keyed by task name"):
+        getattr(model, method)(X)
+
+
+def test_a_data_set_with_a_bad_label_is_refused_in_evaluation_too(model):
+    with pytest.raises(ValueError, match=r"`y\['job'\]` must hold class ids.* Received 7"):
+        model.evaluate(dataset_of(labels(job=np.full(ROWS, 7))), verbose=0)
+
+
+BAD_FIT = {
+    "y is a list": (lambda: {"y": list(labels().values())}, TypeError, "`y` must be a dict keyed"),
+    "y is an array": (lambda: {"y": X}, TypeError, "`y` must be a dict keyed .*type ndarray"),
+    "no y": (lambda: {"y": None}, TypeError, r"Write `y={'sex': ..., 'job': ..., 'age': ...}`"),
+    "no y, x a list": (lambda: {"x": [X], "y": None}, TypeError, "`y` must be a dict keyed"),
+    "labels in a list": (
+        lambda: {"y": labels(age=[1.0] * ROWS)},
+        TypeError,
+        r"`y\['age'\]` must be an array, received list. Write `np.array",
+    ),
+    "no labels": (
+        lambda: {"y": labels(age=None)},
+        TypeError,
+        r"`y\['age'\]` must be an array.*compile with `loss={'age': None}`",
+    ),
+    "labels in a dict": (
+        lambda: {"y": labels(age={"years": np.zeros(ROWS)})},
+        ValueError,
+        r"`y\['age'\]` must be one array.*keys \['years'\]",
+    ),
+    "None among labels": (
+        lambda: {"y": labels(sex=np.array([0, None] * 4, dtype=object))},
+        ValueError,
+        r"`y\['sex'\]` must be an array of numbers.*NaN where float",
+    ),
+    "misspelt sample_weight": (
+        lambda: {"sample_weight": {"agee": np.ones(ROWS)}},
+        ValueError,
+        rf"`sample_weight` must have only task names as keys. Expected keys {TASKS}, received "
+        r"\['agee'\]. .*Unknown: \['agee'\]. Rename the key 'agee' to 'age'",
+    ),
+    "list of sample weights": (
+        lambda: {"sample_weight": [np.ones(ROWS)] * 3},
+        TypeError,
+        "`sample_weight` must be one array for all tasks, or a dict",
+    ),
+    "shape of sample_weight": (
+        lambda: {"sample_weight": {"age": np.ones((ROWS, 3))}},
+        ValueError,
+        r"`sample_weight` of shape \(\w+, 3\) does not fit losses .* Give one entry a row",
+    ),
+    "misspelt class_weight": (
+        lambda: {"class_weight": {"jobs": {0: 2.0}}},
+        ValueError,
+        r"`class_weight` must have only task names .*Unknown: \['jobs'\]. Rename the key 'jobs'",
+    ),
+    "class_weight without tasks": (
+        lambda: {"class_weight": {0: 1.0, 1: 2.0}},
+        ValueError,
+        rf"`class_weight` must have only task names as keys. Expected keys {TASKS}",
+    ),
+    "class_weight of numbers": (
+        lambda: {"class_weight": {"age": {0: 1.0}}},
+        ValueError,
+        r"`class_weight\['age'\]` needs a task with class labels.*`sample_weight`",
+    ),
+    "class_weight of no class": (
+        lambda: {"class_weight": {"job": {3: 1.0}}},
+        ValueError,
+        r"`class_weight\['job'\]` must have class ids from 0 to 2 as keys, received 3",
+    ),
+    "class_weight is NaN": (
+        lambda: {"class_weight": {"job": {0: np.nan}}},
+        ValueError,
+        r"`class_weight\['job'\]\[0\]` must be a finite number >= 0, received nan",
+    ),
+    "class_weight is a list": (
+        lambda: {"class_weight": {"job": [1.0, 2.0, 3.0]}},
+        TypeError,
+        r"`class_weight\['job'\]` must be a dict from class id to weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FIT)
+def test_fit_refuses(model, name):
+    arguments, error, message = BAD_FIT[name]
+    with pytest.raises(error, match=f"(?s){message}"):
+        fit(model, **{"x": X, "y": labels(), **arguments()})
+
+
+def test_data_sets_must_yield_labels_by_task_in_batches(model):
+    pairs = tf.data.Dataset.from_tensor_slices((X, labels()))
+    with pytest.raises(ValueError, match=r"must yield `\(x, y\)`.*Expected keys"):
+        fit(model, pairs.map(lambda x, y: x).batch(4))
+    with pytest.raises(TypeError, match="`y` must be a dict keyed by task name"):
+        fit(model, pairs.map(lambda x, y: (x, (y["sex"], y["job"], y["age"]))).batch(4))
+    with pytest.raises(ValueError, match=r"rows of a batch, received a scalar.*`dataset.batch"):
+        fit(model, pairs)
+
+
+def test_a_generator_loses_no_batch():
+    seen = []
+
+    def batches():
+        for x, y in batches_of(labels()):
+            seen.append(len(x))
+            yield x, y
+
+    model = build()
+    twin = model.clone()
+    twin.compile("sgd")
+    twin.set_weights(model.get_weights())
+    model.fit(batches(), steps_per_epoch=2, verbose=0)
+    twin.fit(X, labels(), batch_size=4, shuffle=False, verbose=0)
+    assert seen == [4, 4]
+    for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+BAD_COMPILE = {
+    "misspelt loss": (
+        {"loss": {"jobs": "mse"}},
+        ValueError,
+        rf"`loss` must have only task names as keys. Expected keys {TASKS}, received \['jobs'\]. "
+        r"Missing: \[\]. Unknown: \['jobs'\]. Rename the key 'jobs' to 'job', or name the task",
+    ),
+    "misspelt metrics": ({"metrics": {"jobs": "mse"}}, ValueError, "`metrics` .* key 'jobs' to"),
+    "misspelt loss_weights": (
+        {"loss_weights": {"jobs": 1.0}},
+        ValueError,
+        r"`loss_weights` must have only .* Unknown: \['jobs'\]. Rename the key 'jobs' to 'job'",
+    ),
+    "weighted_metrics": (
+        {"weighted_metrics": {"jobs": "mse"}},
+        ValueError,
+        "`weighted_metrics` .* key 'jobs' to 'job'",
+    ),
+    "list of losses": (
+        {"loss": ["bce", "mse", "mae"]},
+        TypeError,
+        "`loss` must be a dict .*Write `loss={'sex': 'bce', 'job': 'mse', 'age': 'mae'}`",
+    ),
+    "list of metrics": (
+        {"metrics": ["accuracy"]},
+        TypeError,
+        r"Write `metrics={'sex': \['accuracy'\], 'job': \['accuracy'\], 'age': \['accuracy'\]}`",
+    ),
+    "list of loss_weights": (
+        {"loss_weights": [1.0, 0.5, 2.0]},
+        TypeError,
+        "Write `loss_weights={'sex': 1.0, 'job': 0.5, 'age': 2.0}`",
+    ),
+    "NaN weight": (
+        {"loss_weights": {"job": np.nan}},
+        ValueError,
+        r"`loss_weights\['job'\]` must be a finite number >= 0, received nan of type float. Use 0",
+    ),
+    "negative weight": ({"loss_weights": {"job": -1}}, ValueError, "number >= 0, received -1 of"),
+    "weight in words": ({"loss_weights": {"job": "1"}}, TypeError, "number >= 0, received '1' of"),
+    "weight without loss": (
+        {"loss": {"job": None}, "loss_weights": {"job": 1.0}},
+        ValueError,
+        "Leave 'job' out: the task has no loss",
+    ),
+    "unknown loss": (
+        {"loss": {"age": "msee"}},
+        ValueError,
+        "`loss` of task 'age' is not known to Keras: 'msee' .* Did you mean 'mse'",
+    ),
+    "unreduced loss": (
+        {"loss": {"age": keras.losses.MeanSquaredError(reduction=None)}},
+        ValueError,
+        "`loss` of task 'age' has reduction=None, .* Use reduction=",
+    ),
+    "unknown metric": (
+        {"metrics": {"job": "acuracy"}},
+        ValueError,
+        "`metrics` of task 'job' .*'acuracy' .* Did you mean 'accuracy'",
+    ),
+    "no loss": ({"loss": None}, ValueError, f"`loss` must give one of the tasks {TASKS} a loss"),
+    "unknown weighting": (
+        {"loss_weighting": "uncertanty"},
+        ValueError,
+        r"`loss_weighting` has no method named 'uncertanty'. Did you mean 'uncertainty'\? Names",
+    ),
+    "unknown balancing": (
+        {"gradient_balancing": "mgba"},
+        ValueError,
+        r"`gradient_balancing` has no method named 'mgba'. Did you mean 'mgda'\? Names: \[",
+    ),
+    "balancing is a number": (
+        {"gradient_balancing": 3},
+        TypeError,
+        "`gradient_balancing` must be a name, .* received 3 of type int",
+    ),
+    "unknown policy": (
+        {"on_nonfinite": "skipp"},
+        ValueError,
+        r"`on_nonfinite` must be one of \[None, 'raise', 'skip'\].* Did you mean 'skip'",
+    ),
+    "unknown baseline": (
+        {"baselines": {"job_acc": 0.9}},
+        ValueError,
+        "`baselines` must be keyed by log names .* Did you mean 'job_accuracy'",
+    ),
+    "baseline of 0": ({"baselines": {"age_mae": 0.0}}, ValueError, "'age_mae'.* must not be 0"),
+    "list of baselines": ({"baselines": [0.9]}, TypeError, "`baselines` must be a dict keyed"),
+    "colliding metric": (
+        {"metrics": {"job": [keras.metrics.SparseCategoricalAccuracy(name="loss")]}},
+        ValueError,
+        r"occur twice: \['job_loss'\].*rename a task or a metric",
+    ),
+    "one metric twice": (
+        {"metrics": {"age": ["mse", "mse"]}},
+        ValueError,
+        r"occur twice: \['age_mse'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COMPILE)
+def test_compile_refuses_and_the_model_stays_as_compiled_before(model, name):
+    arguments, error, message = BAD_COMPILE[name]
+    before = dict(model.loss_weights)
+    with pytest.raises(error, match=f"(?s){message}"):
+        model.compile("sgd", **arguments)
+    assert dict(model.loss_weights) == before
+
+
+def test_one_metric_object_must_not_serve_two_tasks(model):
+    metric = keras.metrics.MeanSquaredError()
+    with pytest.raises(ValueError, match="gives one object, 'mean_squared_error', to the tasks"):
+        model.compile("sgd", metrics={"sex": metric, "age": [metric]})
+
+
+def test_log_names_of_two_tasks_must_not_collide():
+    x = keras.Input((2,))
+    outputs = {"a": keras.layers.Dense(1)(x), "a_b": keras.layers.Dense(1)(x)}
+    metric = keras.metrics.MeanAbsoluteError(name="b_loss")
+    with pytest.raises(ValueError, match=r"occur twice: \['a_b_loss'\]"):
+        MultiTaskModel(x, outputs).compile("sgd", loss="mse", metrics={"a": metric})
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(np.nan, ValueError), (np.inf, ValueError), (-1, ValueError), ("1", TypeError)],
+)
+def test_the_live_loss_weights_refuse_what_compile_refuses(model, value, error):
+    with pytest.raises(error, match=r"`loss_weights\['job'\]` must be a finite number >= 0"):
+        model.loss_weights["job"] = value
+    assert model.loss_weights["job"] == 1.0
+
+
+def test_live_values_refuse_unknown_tasks_and_wrong_uses(model):
+    with pytest.raises(KeyError, match=r"`loss_weights` has no task 'jobs'.*Did you mean 'job'"):
+        model.loss_weights["jobs"] = 1.0
+    with pytest.raises(TypeError, match=r"`task_weights` is read-only.*`model.loss_weights`"):
+        model.task_weights["job"] = 1.0
+    with pytest.raises(TypeError, match=r"none can be deleted. Set it to 0.0"):
+        del model.loss_weights["job"]
+    for change in (model.stop_task, model.resume_task):
+        with pytest.raises(KeyError, match=r"has no task 'jobs'.*Did you mean 'job'"):
+            change("jobs")
+
+
+def test_choosing_tasks_refuses_unknown_names(model, tmp_path):
+    with pytest.raises(ValueError, match=r"Unknown: \['jobs'\]. Rename the key 'jobs' to 'job'"):
+        model.task_model("jobs")
+    with pytest.raises(ValueError, match=r"`tasks` must have only .*Unknown: \['jobs'\]"):
+        model.export(tmp_path / "served", tasks=["jobs"])
+    with pytest.raises(TypeError, match=r"`tasks` must be a list .*Write `tasks=\['job'\]`"):
+        model.export(tmp_path / "served", tasks="job")
+    assert not (tmp_path / "served").exists()
+
+
+def test_what_needs_compile_says_so():
+    model = build().clone()
+    for use in (lambda: model.loss_weights, lambda: model.task_weights):
+        with pytest.raises(RuntimeError, match="`compile` must be called first"):
+            use()
+    with pytest.raises(RuntimeError, match="`compile` must be called first"):
+        model.stop_task("job")
+    with pytest.raises(ValueError, match=r"call `compile\(\)` before"):
+        model.fit(X, labels())
+
+
+def test_an_output_without_a_loss_takes_no_label():
+    model = build(loss={"job": None})
+    with pytest.raises(ValueError, match=r"Unknown: \['job'\]. Leave 'job' out: the task has no"):
+        model.fit(X, labels(), verbose=0)
+    logs = model.evaluate(X, labels(job=...), return_dict=True, verbose=0)
+    assert "job_loss" not in logs
+    assert "job" in model.predict(X, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "advice"),
+    [
+        ("categorical_crossentropy", np.zeros(ROWS, "int32"), "look like class ids: .*'sparse_"),
+        ("categorical_crossentropy", np.zeros((ROWS, 4)), "Reshape the labels"),
+        ("kl_divergence", np.zeros((ROWS, 1)), "Reshape the labels"),
+    ],
+)
+def test_losses_over_a_row_need_labels_in_the_shape_of_the_predictions(loss, y, advice):
+    model = build(loss={"job": loss})
+    with pytest.raises(ValueError, match=rf"`y\['job'\]` must have shape \('batch', 3\).*{advice}"):
+        model.fit(X, labels(job=y), verbose=0)
+
+
+BAD_MODELS = {
+    "list": (lambda x, y: MultiTaskModel(x, [y]), TypeError, r"Write `outputs={'job': \.\.\.}`"),
+    "tensor": (MultiTaskModel, TypeError, "`outputs` must be a dict .*KerasTensor"),
+    "no task": (lambda x, y: MultiTaskModel(x, {}), ValueError, "at least one task, received none"),
+    "name of a log": (
+        lambda x, y: MultiTaskModel(x, {"val_job": y}),
+        ValueError,
+        "must not start with 'val_'.*'val_job'. Rename the task",
+    ),
+    "no name of a layer": (
+        lambda x, y: MultiTaskModel(x, {"a b": y}),
+        ValueError,
+        "task name must be a string of letters.*received 'a b'",
+    ),
+    "unknown task": (
+        lambda x, y: MultiTaskModel(x, {"job": y}, tasks={"jobs": Task()}),
+        ValueError,
+        r"`tasks` must have only .* Expected keys \['job'\].* Unknown: \['jobs'\].* 'job'",
+    ),
+    "no task object": (
+        lambda x, y: MultiTaskModel(x, {"job": y}, tasks={"job": "mse"}),
+        TypeError,
+        "must be a `keras_mtl.Task` or a head .*received 'mse'",
+    ),
+    "where unknown": (
+        lambda x, y: MultiTaskModel(x, {"job": y, "sex": y}, tasks={"job": Task(where="sexs")}),
+        ValueError,
+        r"`where` of task 'job' must be one of \['sex'\], received 'sexs'. Did you mean 'sex'",
+    ),
+    "mask unknown": (
+        lambda x, y: MultiTaskModel(x, {"job": y}, tasks={"job": Task(mask="xx")}),
+        ValueError,
+        r"`mask` of task 'job' must be one of \['x'\], received 'xx'",
+    ),
+    "no loss": (
+        lambda x, y: MultiTaskModel(x, {"job": y}).compile("sgd"),
+        ValueError,
+        "no entry for task 'job', which has no head .*with None for an output without loss",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_models_refuse(name):
+    make, error, message = BAD_MODELS[name]
+    x = keras.Input((4,), name="x")
+    with pytest.raises(error, match=f"(?s){message}"):
+        make(x, keras.layers.Dense(2, name="job")(x))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [{"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_overwrite_frequency": 1}],
+)
+def test_optimizers_that_crash_under_a_strategy_are_refused(strategy, argument):
+    with strategy.scope():
+        model = build()
+    with pytest.raises(ValueError, match=rf"`optimizer` has {list(argument)[-1]}=\d, .* Set it to"):
+        model.compile(keras.optimizers.SGD(0.1, **argument))
+    assert type(model.optimizer).__name__ == "SGD"
