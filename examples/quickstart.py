@@ -211,50 +211,45 @@ def draw_accuracies(axes, rows):
     """Draws one dot a method and task, with the deviation over seeds."""
     places = np.arange(len(rows))[::-1]
     for offset, task in zip((0.12, -0.12), MAIN_TASKS, strict=True):
-        means = [np.mean(row[task]) for row in rows.values()]
-        spread = [np.std(row[task], ddof=1) if len(row[task]) > 1 else 0 for row in rows.values()]
-        axes.errorbar(
-            means,
-            places + offset,
-            xerr=spread if any(spread) else None,
-            fmt=MARKERS[task],
-            color=COLOURS[task],
-            capsize=3,
-            label=task,
-        )
+        values = [row[task] for row in rows.values()]
+        means = [np.mean(runs) for runs in values]
+        spread = [np.std(runs, ddof=1) for runs in values] if len(values[0]) > 1 else None
+        style = {"fmt": MARKERS[task], "color": COLOURS[task], "capsize": 3}
+        axes.errorbar(means, places + offset, xerr=spread, label=task, **style)
     axes.set_yticks(places, list(rows))
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.margins(x=0.15)
-    axes.set_xlabel("test accuracy (%)")
-    axes.grid(axis="x", color="0.9")
-    axes.legend(title="task", loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2)
+    axes.set_ylim(-0.5, len(rows) - 0.5)
+    axes.locator_params(axis="x", nbins=6)
+    axes.set(xlabel="test accuracy (%)", title="Accuracy of the main tasks")
 
 
 def draw_weights(axes, histories):
-    """Draws the effective task weights that uncertainty weighting learned."""
+    """Draws the task weights that uncertainty weighting learned, and the constants."""
     for task, colour in COLOURS.items():
-        weights = histories["uncertainty"][f"{task}_weight"]
-        constant = histories["fixed"][f"{task}_weight"]
+        weights, constants = (histories[m][f"{task}_weight"] for m in ("uncertainty", "fixed"))
         epochs = np.arange(1, len(weights) + 1)
-        axes.plot(epochs, weights, marker=MARKERS[task], markersize=4, label=task, color=colour)
-        axes.plot(epochs, constant, linestyle=":", color=colour)
-    axes.set_yscale("log")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("task weight")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(color="0.9")
+        size = 9 if task == "left" else 5  # left and right can lie on each other
+        style = {"marker": MARKERS[task], "markersize": size, "fillstyle": "none"}
+        axes.plot(epochs, weights, label=task, color=colour, **style)
+        axes.plot(epochs, constants, color=colour, linestyle=":")
     axes.plot([], [], color="0.4", linestyle=":", label="fixed")
-    axes.legend(title="uncertainty", loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=4)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="epoch", ylabel="task weight", title="Task weights under uncertainty")
 
 
 def draw(rows, histories, path):
     """Draws accuracies and task weights into one PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_accuracies(left, rows)
-    draw_weights(right, histories)
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    draw_accuracies(panels[0], rows)
+    draw_weights(panels[1], histories)
+    for axes in panels:
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
 
 
