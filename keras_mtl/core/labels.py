@@ -1,7 +1,7 @@
 """Missing labels, padding and weights: which elements of a batch count, and how much."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -38,10 +38,28 @@ class Elements:
             both = tf.logical_and(both, part)
         return tf.broadcast_to(both, tf.shape(values))
 
+    def zero_unless(self, counted: Any) -> "Elements":
+        """Returns the elements with labels and predictions 0 unless the scalar `counted` holds.
+
+        For a batch that must not count: NaN and infinity times a weight of 0 are NaN.
+        """
+        parts = tf.nest.map_structure(
+            lambda part: _zero_unless(counted, part), (self.labels, self.predictions)
+        )
+        return replace(self, labels=parts[0], predictions=parts[1])
+
     @property
     def complete(self) -> bool:
         """Whether every element counts, whatever the data."""
         return self.mask is None and self.padding is None and self.rows is None
+
+
+def _zero_unless(counted: Any, tensor: Any) -> Any:
+    chosen = tf.where(counted, tensor, tf.zeros_like(tensor))
+    if hasattr(tensor, "_keras_logits"):
+        # Metrics that are cross-entropies read these.
+        chosen._keras_logits = _zero_unless(counted, tensor._keras_logits)
+    return chosen
 
 
 def fit(weights: Any, values: Any) -> Any:

@@ -112,8 +112,9 @@ class LogBook(CompileMetrics):
     def update_metrics(self, elements: Mapping[str, Any], counted: Any = None) -> None:
         """Adds a batch to the metrics of every task in `elements`."""
         for task, parts in elements.items():
+            used = parts if counted is None else parts.zero_unless(counted)
             for entry in self._task_metrics.get(task, []):
-                entry.update(parts, counted)
+                entry.update(used, counted)
 
     def evaluation_loss(self, constants: Any) -> Any:
         """Returns sum_k c_k L_k plus the extra terms, from the exact means."""
