@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mtl.core import replicas
+from keras_mtl.core import replicas, update
 from keras_mtl.core.partition import Partition, Taps
 
 
@@ -202,8 +202,15 @@ def _gramian(parts: Sequence[Any]) -> Any:
 
 
 def _combine(balancing: Any, parts: Sequence[Any], gramian: Any, active: Any) -> list[Any]:
-    directions = balancing.combine(parts, gramian, active)
     # A method is finite whatever it gets; an overflow must still be seen by the loss scaling.
     finite = tf.reduce_all(tf.math.is_finite(gramian))
     blocked = tf.where(finite, 0.0, float("nan"))
+    state = [v for v in balancing.non_trainable_variables if v.dtype.startswith("float")]
+    before = [tf.identity(variable.value) for variable in state]
+    directions = balancing.combine(parts, gramian, active)
+    # An overflow drops the update, and must leave no trace in the state either.
+    by_task = {id(variable) for variable in balancing.task_variables}
+    absent = tf.logical_or(active <= 0, tf.logical_not(finite))
+    keep = [absent if id(v) in by_task else tf.logical_not(finite) for v in state]
+    update.put_back(state, before, keep)
     return [direction + blocked for direction in directions]
