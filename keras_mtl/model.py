@@ -212,7 +212,7 @@ class MultiTaskModel(keras.Model):
         return {**super().get_config(), "tasks": tasks}
 
     def _specs(self) -> list[tuple[str, Task]]:
-        return [(task, spec.without_layers()) for task, spec in self.tasks.items()]
+        return [(task, spec.without_layers(mask=spec.mask)) for task, spec in self.tasks.items()]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:

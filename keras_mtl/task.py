@@ -85,9 +85,15 @@ class Task:
             f"{checks.describe(value)}."
         )
 
-    def without_layers(self) -> Self:
-        """Returns the part of the task that a built model still needs."""
+    def without_layers(self, *, mask: str | None = None) -> Self:
+        """Returns the part of the task that a built model still needs.
+
+        Args:
+            mask: Optional string. The model input that holds the padding mask, where the graph
+                does not carry the mask itself, as that of a builder does.
+        """
         return type(self)(
+            mask=mask,
             loss=self.loss,
             metrics=self.metrics,
             loss_weight=self.loss_weight,
