@@ -1,6 +1,9 @@
 """One set-up for all tests: a quiet TensorFlow, fixed seeds, two devices on any machine."""
 
+import contextlib
 import os
+
+import pytest
 
 # Before the import: TensorFlow reads these once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -8,9 +11,23 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # test workers share
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import keras
-import pytest
-import tensorflow as tf
+
+@contextlib.contextmanager
+def _silent_stderr():
+    """Silences file descriptor 2: while it loads, TensorFlow heeds no log level."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+with _silent_stderr():
+    import keras
+    import tensorflow as tf
 
 # Two logical CPUs stand in for two GPUs. It must happen before the first operation runs.
 tf.config.set_logical_device_configuration(
