@@ -43,13 +43,13 @@ class Partition:
     def _tasks_of_variables(self) -> dict[int, frozenset[str]]:
         found: dict[int, frozenset[str]] = {}
         for node in self._nodes:
-            for variable in getattr(node.operation, "trainable_variables", ()):
+            for variable in getattr(node.operation, "variables", ()):
                 before = found.get(id(variable), frozenset())
                 found[id(variable)] = before | self._node_tasks[id(node)]
         return found
 
     def tasks_of_variable(self, variable: Any) -> tuple[str, ...]:
-        """Returns the tasks that a trainable variable reaches, in order."""
+        """Returns the tasks that a variable reaches, in order."""
         reached = self._variable_tasks.get(id(variable), frozenset())
         return tuple(task for task in self.tasks if task in reached)
 

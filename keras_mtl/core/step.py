@@ -57,6 +57,12 @@ class Step:
         self._model_variables = list(model.trainable_variables)
         self.variables = self._model_variables + list(self.weighting.trainable_variables)
         self._pass = pass_for(state.gradient_balancing, partition, self._model_variables)
+        self._statistics = [
+            (index, variable)
+            for index, task in enumerate(partition.tasks)
+            for variable in partition.private(model.non_trainable_variables, task)
+            if variable.dtype.startswith("float")
+        ]
 
     @property
     def weighting(self) -> Any:
@@ -74,6 +80,7 @@ class Step:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         guard = self._guard()
         guard.before()
+        statistics = [tf.identity(variable.value) for _, variable in self._statistics]
         with self._pass(
             self._model_variables, self.partition, self.state.gradient_balancing
         ) as recording:
@@ -98,6 +105,7 @@ class Step:
             batch.losses, batch.present, gradients[: len(self._model_variables)]
         )
         self._update(gradients, scale, active, guard, counted)
+        self._put_back_statistics(statistics)
         self._move_methods(batch.losses, active)
         guard.after(counted)
         loss = self._training_loss(total, weights, active, batch)
@@ -149,6 +157,12 @@ class Step:
         guard.apply(counted, lambda parts: optimizer.apply(parts, self.variables), gradients)
         # A zero gradient still moves what has momentum.
         update.put_back(variables, before, keep)
+
+    def _put_back_statistics(self, before: Sequence[Any]) -> None:
+        # The forward pass moves running means, in the layers of a stopped task too.
+        stopped = self.state.stopped.value
+        variables = [variable for _, variable in self._statistics]
+        update.put_back(variables, before, [stopped[index] > 0 for index, _ in self._statistics])
 
     def _not_to_move(self, active: Any) -> tuple[list[Any], list[Any]]:
         """Returns heads and weighting variables, and which of their entries must stay."""
