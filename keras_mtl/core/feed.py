@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mtl.core import checks, label_checks
+from keras_mtl.core.labels import split_missing
 from keras_mtl.core.plan import TaskPlan
 
 _NO_LABEL = "For an output without a label, compile with `loss={{'{0}': None}}`."
@@ -73,8 +74,8 @@ class Feed:
         shape = self._shapes[plan.name]
         if isinstance(labels, Mapping) or isinstance(shape, Mapping) or plan.loss.is_builtin:
             return
-        labels = tf.convert_to_tensor(labels)
-        if labels.dtype.is_floating and bool(tf.reduce_any(tf.math.is_nan(labels))):
+        labels, mask = split_missing(labels, plan.ignore_class)
+        if mask is not None and not bool(tf.reduce_all(mask)):
             label_checks.check_scalar_loss(plan, labels[:2], _zeros(shape, labels))
 
     def _check_keys(self, argument: str, y: Any) -> None:

@@ -179,11 +179,8 @@ def _first(values: Any, bad: Any) -> Any:
 
 
 def check_scalar_loss(plan: TaskPlan, labels: Any, predictions: Any) -> None:
-    """Refuses missing labels where the loss is one number for the whole batch."""
-    labels, mask = split_missing(align(labels, predictions), plan.ignore_class)
-    if mask is None or bool(tf.reduce_all(mask)):
-        return
-    if plan.loss.is_scalar(labels, predictions):
+    """Refuses a loss that is one number for the whole batch, for labels of which some miss."""
+    if plan.loss.is_scalar(align(labels, predictions), predictions):
         raise ValueError(
             f"`loss` of task '{plan.name}' returns a scalar, which cannot be masked, but "
             f"`y['{plan.name}']` has missing labels. Return one value a row: do not reduce over "
