@@ -1,5 +1,6 @@
 """What loss weightings and gradient balancings share: tasks, state a task, epochs."""
 
+import warnings
 import weakref
 from collections.abc import Sequence
 from typing import Any, Self
@@ -92,6 +93,28 @@ class Method(keras.layers.Layer):
 
         At the beginning and not the end, because `BackupAndRestore` saves at the end.
         """
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the variables under their names, which tell one method's state from another's."""
+        for key, variable in self._by_key().items():
+            store[key] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the state; a file without it, such as a plain model's, leaves this one's."""
+        own = self._by_key()
+        if set(store.keys()) == set(own):
+            for key, variable in own.items():
+                variable.assign(store[key])
+        elif len(store.keys()) > 0:
+            warnings.warn(
+                f"The file holds the state {sorted(store.keys())} of another method, expected "
+                f"{sorted(own)} for {type(self).__name__}, which starts afresh.",
+                stacklevel=2,
+            )
+
+    def _by_key(self) -> dict[str, Any]:
+        own = [*self._trainable_variables, *self._non_trainable_variables]
+        return {f"{index}_{variable.name}": variable for index, variable in enumerate(own)}
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name}
