@@ -165,7 +165,7 @@ class MultiTaskModel(keras.Model):
             plans,
             self.tasks,
             self.output,
-            jit_compile=lambda: self.jit_compile,
+            model=self,
         )
         return LogBook(list(plans), resolved, skips=on_nonfinite == "skip", baselines=baselines)
 

@@ -1,7 +1,7 @@
 """Resolves the arguments of `compile` task by task, before anything is changed."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -95,24 +95,24 @@ def resolve_metrics(
     tasks: Mapping[str, Any],
     outputs: Mapping[str, Any],
     *,
-    jit_compile: Callable[[], bool],
+    model: Any,
 ) -> dict[str, list[TaskMetric]]:
     """Returns the metrics of every task with a loss, checked for colliding log names."""
-    plain = _by_task("metrics", metrics, list(tasks))
+    defaults = {name: _default_metrics(tasks[name], head_of(outputs[name])) for name in plans}
+    plain = {**defaults, **_by_task("metrics", metrics, list(tasks))}
     weighted = {} if weighted_metrics is None else weighted_metrics
     weighted = _by_task("weighted_metrics", weighted, list(tasks))
     _check_shared_objects([plain, weighted])
     found = {}
     for name in plans:
-        default = _default_metrics(tasks[name], head_of(outputs[name]))
-        own = task_metrics.resolve(name, plain.get(name, default))
+        own = task_metrics.resolve(name, plain[name])
         with_weights = task_metrics.resolve(name, weighted.get(name))
         found[name] = [
             TaskMetric(
                 f"{name}_{metric.name}",
-                metric,
+                task_metrics.owned_by(model, metric),
                 weighted=is_weighted,
-                jit_compile=jit_compile,
+                jit_compile=lambda: model.jit_compile,
             )
             for group, is_weighted in ((own, False), (with_weights, True))
             for metric in group

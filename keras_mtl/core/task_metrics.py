@@ -1,6 +1,7 @@
 """One task's metrics, fed with labelled elements only."""
 
 import inspect
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -55,6 +56,19 @@ def _resolve_one(task: str, identifier: Any) -> Any:
         return keras.metrics.MeanMetricWrapper(metric, name=name)
     if isinstance(identifier, str):
         metric.name = identifier
+    return metric
+
+
+# Which model each metric object counts for: the state of one object cannot serve two.
+_OWNERS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+
+
+def owned_by(model: Any, metric: Any) -> Any:
+    """Returns `metric`, or a copy through its config where another model has it."""
+    owner = _OWNERS[metric]() if metric in _OWNERS else None
+    if owner is not None and owner is not model:
+        return owned_by(model, type(metric).from_config(metric.get_config()))
+    _OWNERS[metric] = weakref.ref(model)
     return metric
 
 
