@@ -26,7 +26,8 @@ class PCGrad(GramianBalancing):
     Output shape: `(num_params,)`, the direction to descend.
 
     Raises:
-        ValueError: If `scope` is neither of the two.
+        ValueError: If `scope` is neither of the two, or (once it is built) if `seed` is no
+            integer.
 
     Example:
 

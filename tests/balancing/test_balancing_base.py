@@ -26,6 +26,13 @@ class InverseLengths(GramianBalancing):
         return 1 / ops.diagonal(gramian)
 
 
+class RowSums(GramianBalancing):
+    """Weights each gradient by its inner product with the sum of all."""
+
+    def solve(self, gramian, active):
+        return ops.sum(gramian, axis=1)
+
+
 @pytest.fixture(params=[AgreedSigns, InverseLengths], ids=lambda kind: kind.__name__)
 def balancing(request):
     return request.param()
@@ -72,6 +79,12 @@ def test_the_weight_of_an_absent_task_is_zero():
     gramian = np.float32([[4.0, NAN], [NAN, NAN]])
     weights = InverseLengths().compute_weights(gramian, active=[1, 0])
     np.testing.assert_array_equal(weights, [0.25, 0.0])
+
+
+def test_the_others_do_not_see_the_inner_products_of_an_absent_task():
+    gramian = [[4.0, 1.0, NAN], [1.0, 2.0, 7.0], [NAN, 7.0, 9.0]]
+    weights = RowSums().compute_weights(gramian, active=[1, 1, 0])
+    np.testing.assert_array_equal(weights, [5.0, 3.0, 0.0])
 
 
 def test_lists_of_integers_are_read_as_floats():

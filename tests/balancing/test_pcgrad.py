@@ -177,6 +177,11 @@ def test_the_seed_is_in_the_config_and_fixes_the_orders():
     assert not np.allclose(first, second)
 
 
+def test_a_seed_that_is_no_integer_is_refused():
+    with pytest.raises(ValueError, match="`seed` must be an integer"):
+        PCGrad(seed=0.5).build_for(2)
+
+
 def test_replicas_draw_what_one_device_draws(strategy):
     gradients = np.float32(random_gradients(0, 5))
     gramian = tf.constant(gradients @ gradients.T)
