@@ -1,0 +1,99 @@
+"""Every method stays finite at the edges, and does not care which task comes first."""
+
+import keras
+import numpy as np
+import pytest
+from conformance_support import is_random, make_data, make_model, method_of, values
+
+EDGES = [
+    pytest.param([0.0, 0.0, 0.0], id="all zero"),
+    pytest.param([0.0, 1.0, 1e8], id="zero and huge"),
+    pytest.param([1e-8, 1.0, 1e8], id="tiny and huge"),
+    pytest.param([1e8, 1e8, 1e8], id="all huge"),
+]
+ROWS = {
+    "zero": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
+    "one zero": [[0.0, 0.0, 0.0], [1.0, 2.0, 3.0], [1.0, -1.0, 1.0]],
+    "duplicate": [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]],
+    "opposite": [[1.0, 2.0, 3.0], [-1.0, -2.0, -3.0], [1.0, 0.0, 0.0]],
+    "tiny and huge": [[1e-8, 0.0, 1e-8], [1.0, 1.0, -1.0], [1e8, -1e8, 1e8]],
+}
+
+
+@pytest.mark.parametrize("losses", EDGES)
+def test_weights_and_total_are_finite(weighting_case, losses):
+    weighting = method_of(weighting_case())
+    for _ in range(3):
+        assert np.all(np.isfinite(weighting.compute_weights(losses)))
+        assert np.isfinite(weighting(losses))
+        weighting.update_state(losses, active=[1.0, 1.0, 1.0])
+        weighting.on_epoch_begin()
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_direction_is_finite(balancing_case, rows):
+    balancing = method_of(balancing_case())
+    for _ in range(3):
+        direction = balancing(rows)
+        assert direction.shape == (3,)
+        assert np.all(np.isfinite(direction))
+        balancing.on_epoch_begin()
+
+
+def test_direction_without_any_active_task_is_zero(balancing_case):
+    direction = method_of(balancing_case())(ROWS["opposite"], active=[0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(direction, np.zeros(3))
+
+
+def test_absent_task_has_weight_zero_and_leaves_the_others(weighting_case):
+    both, alone = method_of(weighting_case()), method_of(weighting_case())
+    for losses in ([2.0, 5.0, 1.0], [1.0, 7.0, 0.9]):
+        both.update_state(losses, active=[1.0, 0.0, 1.0])
+        alone.update_state([losses[0], losses[2]], active=[1.0, 1.0])
+        both.on_epoch_begin()
+        alone.on_epoch_begin()
+    weights = np.asarray(both.compute_weights([1.0, 7.0, 0.9], active=[1.0, 0.0, 1.0]))
+    assert weights[1] == 0.0
+    np.testing.assert_allclose(weights[[0, 2]], alone.compute_weights([1.0, 0.9]), rtol=1e-6)
+
+
+def test_absent_task_leaves_the_direction_of_the_others(balancing_case):
+    rows = np.asarray([[1.0, 2.0, 0.0], [50.0, -9.0, 3.0], [-1.0, 1.0, 1.0]], "float32")
+    both = method_of(balancing_case())(rows, active=[1.0, 0.0, 1.0])
+    alone = method_of(balancing_case())(rows[[0, 2]])
+    np.testing.assert_allclose(both, alone, rtol=1e-6, atol=1e-6)
+
+
+def test_permuting_the_tasks_permutes_the_weights(weighting_case):
+    plain, permuted = method_of(weighting_case()), method_of(weighting_case())
+    order = [1, 0] if is_random(plain) else [2, 0, 1]
+    for given in ([2.0, 5.0, 1.0], [1.0, 4.0, 0.9], [0.5, 3.0, 0.8]):
+        losses = np.asarray(given)[: len(order)]
+        expected = np.asarray(plain.compute_weights(losses))[order]
+        np.testing.assert_allclose(permuted.compute_weights(losses[order]), expected, rtol=1e-6)
+        for method, shown in ((plain, losses), (permuted, losses[order])):
+            method.update_state(shown, active=np.ones(len(order)))
+            method.on_epoch_begin()
+
+
+def test_permuting_the_tasks_leaves_the_direction(balancing_case):
+    plain, permuted = method_of(balancing_case()), method_of(balancing_case())
+    order = [1, 0] if is_random(plain) else [2, 0, 1]
+    rows = np.asarray([[1.0, 2.0, 0.0], [2.0, -9.0, 3.0], [-1.0, 1.0, 1.0]], "float32")
+    for scale in (1.0, 0.5, 0.25):
+        given = scale * rows[: len(order)]
+        # Other orders of the same sums.
+        np.testing.assert_allclose(permuted(given[order]), plain(given), rtol=1e-5, atol=1e-6)
+
+
+def test_training_stays_finite_for_losses_of_zero_and_of_1e8(case):
+    x, y = make_data(16, ("size", "flag"), missing=False)
+    y["size"][:] = 1e4  # a squared error of 1e8
+    model = make_model(case, tasks=("size", "flag"), optimizer=keras.optimizers.SGD(1e-12))
+    zero = {"flag": np.where(model.predict(x, verbose=0)["flag"] > 0, 1.0, 0.0)}
+    model.get_layer("flag_head").kernel.assign(1e4 * model.get_layer("flag_head").kernel)
+    history = model.fit(x, {**y, **zero}, batch_size=8, epochs=3, verbose=0).history
+    assert history["flag_loss"][0] < 1e-6
+    assert history["size_loss"][0] > 1e7
+    assert all(np.all(np.isfinite(numbers)) for numbers in history.values())
+    assert all(np.all(np.isfinite(array)) for array in values(model).values())
