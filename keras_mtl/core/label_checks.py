@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_mtl.core.labels import align, split_missing
+from keras_mtl.core.losses import TaskLoss, crossentropy, resolve
 from keras_mtl.core.plan import TaskPlan
 
 _ASSERTION = re.compile(r"(`y\['.*?) :: *\] *\[(.*?)\]", re.DOTALL)
@@ -41,6 +43,7 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
     if isinstance(labels, tf.RaggedTensor | tf.SparseTensor):
         return
     labels = _tensor(plan, labels)
+    plan = _by_shape(plan, labels, tuple(prediction_shape))
     if not (plan.is_sparse or plan.loss.elementwise or plan.loss.by_row):
         return
     _check_shape(plan, labels, tuple(prediction_shape))
@@ -50,6 +53,19 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
                 raise ValueError(f"{rule.message} Received {rule.received.numpy()}.")
         else:
             tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received])
+
+
+def _by_shape(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> TaskPlan:
+    """Returns the plan with the loss that `"crossentropy"` stands for with these shapes."""
+    if plan.loss.function is not crossentropy or labels.shape.rank in (0, None):
+        return plan
+    if shape[-1] == 1:
+        name = "binary_crossentropy"
+    elif labels.shape.rank < len(shape) or labels.shape[-1] == 1:
+        name = "sparse_categorical_crossentropy"
+    else:
+        name = "categorical_crossentropy"
+    return replace(plan, loss=TaskLoss(plan.name, resolve(plan.name, name)))
 
 
 def _is_shape(shape: Any) -> bool:
@@ -174,8 +190,11 @@ def _first(values: Any, bad: Any) -> Any:
     """Returns the first bad value, or 0."""
     values, bad = tf.reshape(values, [-1]), tf.reshape(bad, [-1])
     picked = tf.where(bad, values, tf.zeros_like(values))
-    index = tf.argmax(tf.cast(bad, tf.int32))
-    return tf.cond(tf.size(values) > 0, lambda: picked[index], lambda: tf.zeros((), values.dtype))
+    return tf.cond(
+        tf.size(values) > 0,
+        lambda: picked[tf.argmax(tf.cast(bad, tf.int32))],
+        lambda: tf.zeros((), values.dtype),
+    )
 
 
 def check_scalar_loss(plan: TaskPlan, labels: Any, predictions: Any) -> None:

@@ -64,6 +64,11 @@ def _zero_unless(counted: Any, tensor: Any) -> Any:
 
 def fit(weights: Any, values: Any) -> Any:
     """Gives `weights` the rank of `values`: trailing axes of 1 are dropped or added."""
+    if weights.shape.rank is None:
+        raise ValueError(
+            "`sample_weight` has an unknown rank, or another one than in an earlier call. Give "
+            "every batch weights of the same rank."
+        )
     while weights.shape.rank > values.shape.rank:
         if weights.shape[-1] != 1:
             raise ValueError(
@@ -101,11 +106,16 @@ def split_missing(labels: Any, ignore_class: int | None) -> tuple[Any, Any]:
     labels = tf.convert_to_tensor(labels)
     if labels.dtype.is_floating:
         missing = tf.math.is_nan(labels)
-    elif labels.dtype.is_integer and ignore_class is not None:
+    elif labels.dtype.is_integer and _holds(labels.dtype, ignore_class):
         missing = tf.equal(labels, tf.cast(ignore_class, labels.dtype))
     else:
         return labels, None
     return tf.where(missing, tf.zeros_like(labels), labels), tf.logical_not(missing)
+
+
+def _holds(dtype: Any, ignore_class: int | None) -> bool:
+    # A cast would wrap: -1 is 255 in uint8, and 255 a class.
+    return ignore_class is not None and dtype.min <= ignore_class <= dtype.max
 
 
 def _rows(mask: Any) -> Any:
@@ -123,6 +133,7 @@ def align(labels: Any, predictions: Any) -> Any:
 def positive_rows(labels: Any, ignore_class: int | None) -> Any:
     """Returns a boolean tensor `(batch,)`: rows whose label is there and positive."""
     labels, mask = split_missing(labels, ignore_class)
+    labels = tf.cast(labels, tf.int32) if labels.dtype.is_bool else labels
     positive = labels > tf.zeros_like(labels)
     if mask is not None:
         positive = tf.logical_and(positive, mask)
