@@ -442,6 +442,33 @@ def test_losses_over_a_row_need_labels_in_the_shape_of_the_predictions(loss, y, 
         model.fit(X, labels(job=y), verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ({"job": np.full(ROWS, 3)}, r"`y\['job'\]` must hold class ids from 0 to 2"),
+        ({"job": np.zeros((ROWS, 4))}, r"`y\['job'\]` must have shape \('batch', 3\)"),
+        ({"sex": np.full(ROWS, 2)}, r"`y\['sex'\]` must hold labels from 0 to 1"),
+    ],
+)
+def test_a_loss_that_keras_picks_by_shape_is_checked_as_the_one_picked(y, message):
+    model = build(loss={"sex": "crossentropy", "job": "crossentropy"})
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, labels(**y), verbose=0)
+
+
+def test_a_marker_that_the_labels_cannot_hold_is_no_marker():
+    model = build()
+    with pytest.raises(ValueError, match=r"`y\['job'\]` must hold class ids .* Received 255"):
+        model.fit(X, labels(job=np.full(ROWS, 255, "uint8")), verbose=0)
+
+
+def test_weights_of_another_rank_than_before_are_named():
+    model = build()
+    model.fit(X, labels(), sample_weight={"age": np.ones((ROWS, 1))}, verbose=0)
+    with pytest.raises(ValueError, match="`sample_weight` has an unknown rank, or another one th"):
+        model.fit(X, labels(), sample_weight={"age": np.ones(ROWS)}, verbose=0)
+
+
 BAD_MODELS = {
     "list": (lambda x, y: MultiTaskModel(x, [y]), TypeError, r"Write `outputs={'job': \.\.\.}`"),
     "tensor": (MultiTaskModel, TypeError, "`outputs` must be a dict .*KerasTensor"),

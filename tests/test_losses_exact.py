@@ -186,6 +186,24 @@ def test_where_trains_and_measures_a_task_on_positive_rows_only():
     np.testing.assert_allclose(found, np.sqrt(errors[rows]).mean(), rtol=1e-5)
 
 
+def test_where_takes_labels_that_are_true_or_false():
+    model = build({"clicked": BinaryClassification(), "price": Task(Regression(), where="clicked")})
+    clicked = np.arange(ROWS) % 3 == 0
+    logs = logs_of(model, {"clicked": clicked, "price": FLOATS[:, :1]})
+    errors = squared_errors(FLOATS[:, :1], predicted(model, "price"))[clicked]
+    np.testing.assert_allclose(logs["price_loss"], errors.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "ignored"), [("uint8", -1), ("int8", 255)])
+def test_a_marker_that_the_labels_cannot_hold_marks_nothing(dtype, ignored):
+    # Wrapped around, -1 would be class 255 of 256, and 255 the marker -1.
+    model = build({"a": Classification(256, ignore_class=ignored)})
+    labels = np.full(ROWS, 255 if dtype == "uint8" else 1, dtype)
+    logs = logs_of(model, {"a": labels})
+    expected = class_errors(labels.astype("int32"), predicted(model, "a")).mean()
+    np.testing.assert_allclose(logs["a_loss"], expected, rtol=1e-5)
+
+
 def by_batch(values):
     return [values[start : start + BATCH] for start in range(0, ROWS, BATCH)]
 
