@@ -98,7 +98,7 @@ class MultiTaskModel(keras.Model):
             metrics: As `loss`, with a metric or a list of metrics a task.
             weighted_metrics: As `metrics`; sample and class weights reach these.
             run_eagerly: As in Keras.
-            steps_per_execution: As in Keras.
+            steps_per_execution: As in Keras; 1 where there are several replicas.
             jit_compile: As in Keras.
             auto_scale_loss: As in Keras.
             loss_weighting: Name or object that chooses task weights from losses:
@@ -134,6 +134,7 @@ class MultiTaskModel(keras.Model):
             "baselines": baselines,
         }
         update.check_optimizer(arguments["optimizer"], self.distribute_strategy)
+        update.check_steps_per_execution(steps_per_execution, self.distribute_strategy)
         with self.distribute_strategy.scope():
             logbook = self._logbook(plans, metrics, weighted_metrics, on_nonfinite, baselines)
             state = self._new_state(plans, constants, arguments)

@@ -27,6 +27,17 @@ def check_optimizer(optimizer: Any, strategy: Any) -> None:
             )
 
 
+def check_steps_per_execution(steps: int, strategy: Any) -> None:
+    """Refuses several steps an execution on several replicas, which stock Keras cannot run."""
+    # Keras wraps each further step in a cond, where the replicas cannot meet to add up.
+    if steps > 1 and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            f"`steps_per_execution` must be 1 under {type(strategy).__name__} with "
+            f"{strategy.num_replicas_in_sync} replicas, where Keras cannot run several steps in "
+            f"one execution, received {steps}."
+        )
+
+
 def warn_if_nothing_shared(balancing: Any, partition: Any, variables: Sequence[Any]) -> None:
     """Warns where a balancing has nothing to work on and the gradients are summed instead."""
     if balancing is None:
