@@ -27,20 +27,20 @@ _full_precision = functools.cache(functools.partial(_run, policy="float32"))
 @pytest.mark.parametrize(
     "policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
 )
-def test_mixed_precision_trains_as_float32_does(case, policy):
-    history = _run(case, policy)
+def test_mixed_precision_trains_as_float32_does(deep_case, policy):
+    history = _run(deep_case, policy)
     assert sum(history[name][-1] for name in LOSSES) < sum(history[name][0] for name in LOSSES)
     # bfloat16 has 8 bits: 0.4 % a number.
-    assert_same_history(history, _full_precision(case), 0.05)
+    assert_same_history(history, _full_precision(deep_case), 0.05)
 
 
-def test_overflow_lowers_the_loss_scale_and_reaches_no_weight(case):
+def test_overflow_lowers_the_loss_scale_and_reaches_no_weight(deep_case):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         # Far above what float16 holds: the first steps overflow.
         inner = keras.optimizers.SGD(0.1)
         optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**24)
-        model = make_model(case, optimizer=optimizer)
+        model = make_model(deep_case, optimizer=optimizer)
     finally:
         keras.config.set_dtype_policy("float32")
     x, y = make_data(16)

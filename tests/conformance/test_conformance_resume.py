@@ -45,13 +45,13 @@ class _Killer(keras.callbacks.Callback):
             raise _Killed
 
 
-def test_run_killed_in_an_epoch_and_restarted_equals_one_without_a_break(case, tmp_path):
-    history, numbers = _whole_run(case)
+def test_run_killed_in_an_epoch_and_restarted_equals_one_without_a_break(deep_case, tmp_path):
+    history, numbers = _whole_run(deep_case)
     x, y = make_data(20)
-    killed = make_model(case, dropout=0.3, penalty=0.01)
+    killed = make_model(deep_case, dropout=0.3, penalty=0.01)
     with pytest.raises(_Killed):
         killed.fit(x, y, epochs=4, callbacks=[_backup(tmp_path), _Killer()], **FIT)
-    restarted = make_model(case, dropout=0.3, penalty=0.01, seed=99)
+    restarted = make_model(deep_case, dropout=0.3, penalty=0.01, seed=99)
     found = restarted.fit(x, y, epochs=4, callbacks=[_backup(tmp_path)], **FIT).history
     assert_same(values(restarted), numbers, ROUNDING)
     assert_same_history(found, {name: row[2:] for name, row in history.items()}, ROUNDING)
