@@ -467,7 +467,9 @@ class MultiTaskModel(keras.Model):
         methods = (self._training_state.loss_weighting, self._training_state.gradient_balancing)
         hook = EpochStart([method for method in methods if method is not None])
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(hook)
+            # One that was used before holds the hook of that time.
+            given = [part for part in callbacks.callbacks if not isinstance(part, EpochStart)]
+            callbacks.callbacks = [hook, *given]
             return callbacks
         given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
         return [hook, *(callback for callback in given if callback is not None)]

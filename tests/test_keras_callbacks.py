@@ -61,3 +61,15 @@ def test_delta_m_is_the_mean_relative_gain_in_percent(model):
         accuracy, mae = history[f"{prefix}job_accuracy"][0], history[f"{prefix}age_mae"][0]
         expected = 100 * ((accuracy - 0.5) / 0.5 - (mae - 2.0) / 2.0) / 2
         assert history[f"{prefix}delta_m"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_callback_list_of_ones_own_is_used_as_it_is_and_may_be_used_again(model):
+    model.compile("sgd", loss_weighting="dynamic_weight_average")
+    epochs = []
+    counter = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(1))
+    callbacks = keras.callbacks.CallbackList([counter], model=model)
+    for _ in range(2):
+        fit(model, callbacks, epochs=1)
+    assert len(epochs) == 2
+    # The method's epoch begins once a fit, not once for every fit before it.
+    assert len(callbacks.callbacks) == 2
