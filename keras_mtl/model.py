@@ -190,7 +190,7 @@ class MultiTaskModel(keras.Model):
         self._feed = Feed(plans, self.output)
         self._plans = MappingProxyType(plans)
         # Before a checkpoint is restored: Keras skips the state of an optimizer without variables.
-        if not self.optimizer.built:
+        if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self._step.variables)
 
     def _list_seed_generators(self) -> list[Any]:
@@ -282,6 +282,16 @@ class MultiTaskModel(keras.Model):
         """The user's constants: a live mapping, saved with the model; set to change them."""
         state = self._state()
         return TaskValues("loss_weights", list(self._plans), state.constants)
+
+    @loss_weights.setter
+    def loss_weights(self, values: Mapping[str, float]) -> None:
+        mapping = self.loss_weights
+        checks.task_keys("loss_weights", values, list(mapping), partial=True)
+        checked = {
+            task: checks.finite_weight(f"loss_weights['{task}']", value)
+            for task, value in values.items()
+        }
+        mapping.update(checked)
 
     @property
     def task_weights(self) -> TaskValues:

@@ -529,3 +529,20 @@ def test_optimizers_that_crash_under_a_strategy_are_refused(strategy, argument):
     with pytest.raises(ValueError, match=rf"`optimizer` has {list(argument)[-1]}=\d, .* Set it to"):
         model.compile(keras.optimizers.SGD(0.1, **argument))
     assert type(model.optimizer).__name__ == "SGD"
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1.0, np.inf])
+def test_sample_weights_must_be_finite_and_not_negative(model, bad):
+    weights = np.ones(ROWS)
+    weights[3] = bad
+    with pytest.raises(ValueError, match=r"`sample_weight\['job'\]` must hold finite numbers >= 0"):
+        fit(model, X, labels(), sample_weight={"job": weights})
+
+
+def test_live_loss_weights_are_set_together_or_not_at_all(model):
+    with pytest.raises(ValueError, match=r"`loss_weights\['age'\]` must be a finite number >= 0"):
+        model.loss_weights = {"job": 2.0, "age": -1.0}
+    assert dict(model.loss_weights) == {"sex": 1.0, "job": 1.0, "age": 1.0}
+    model.loss_weights = {"job": 2.0}
+    assert dict(model.loss_weights) == {"sex": 1.0, "job": 2.0, "age": 1.0}
+    model.loss_weights = {"job": 1.0}

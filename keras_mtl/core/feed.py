@@ -147,6 +147,8 @@ class Feed:
         if not isinstance(sample_weight, Mapping):
             sample_weight = dict.fromkeys(self._plans, sample_weight)
         self._check_tasks("sample_weight", sample_weight)
+        for task, weights in sample_weight.items():
+            _check_weights(f"sample_weight['{task}']", weights)
         rows = len(keras.tree.flatten(dict(y))[0])
         return {
             task: keras.tree.map_structure(
@@ -191,6 +193,17 @@ class Feed:
                 )
             table[int(label)] = checks.finite_weight(f"{argument}[{label}]", weight)
         return table
+
+
+def _check_weights(argument: str, weights: Any) -> None:
+    values = np.asarray(weights)
+    if not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
+        raise TypeError(f"`{argument}` must hold numbers, received dtype {values.dtype}.")
+    if not np.all(np.isfinite(values)) or np.any(values < 0):
+        raise ValueError(
+            f"`{argument}` must hold finite numbers >= 0, received values from {values.min()} to "
+            f"{values.max()}. Give 0.0 to rows that are not to count."
+        )
 
 
 def _zeros(shape: Any, labels: Any) -> Any:
