@@ -143,8 +143,8 @@ def main() -> None:
     parser.add_argument("--network", choices=list(NETWORKS), default="lenet")
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--methods", nargs="+", default=all_methods())
-    parser.add_argument("--pairs", type=int, default=15, help="pairs a method (at least 2)")
-    parser.add_argument("--steps", type=int, default=20, help="steps a block")
+    parser.add_argument("--pairs", type=int, default=60, help="pairs a method (at least 2)")
+    parser.add_argument("--steps", type=int, default=3, help="steps a block")
     parser.add_argument("--jit-compile", action="store_true")
     args = parser.parse_args()
     for num_tasks in args.tasks:
