@@ -41,7 +41,9 @@ def resolve(task: str, identifiers: Any) -> list[Any]:
 def _resolve_one(task: str, identifier: Any) -> Any:
     if isinstance(identifier, str) and identifier.lower() in _BY_SHAPE:
         function = _BY_SHAPE[identifier.lower()]
-        return keras.metrics.MeanMetricWrapper(function, name=identifier)
+        metric = keras.metrics.MeanMetricWrapper(function, name=identifier)
+        metric._direction = "up" if function is accuracy else "down"
+        return metric
     try:
         metric = keras.metrics.get(identifier)
     except (ValueError, TypeError) as error:
@@ -91,16 +93,15 @@ class TaskMetric:
         self._jit_compile = jit_compile
         self._takes_weight = _takes_weight(metric)
         self._by_column = _by_column(metric)
-
-    @property
-    def _direction(self) -> str | None:
-        # Read by Keras' callbacks under `mode="auto"`.
-        return getattr(self.metric, "_direction", None)
+        direction = getattr(metric, "_direction", None)
+        if direction is not None:
+            # Read by Keras' callbacks under `mode="auto"`, which take any other value for "down".
+            self._direction = direction
 
     @property
     def knows_direction(self) -> bool:
         """Whether callbacks can tell what is better."""
-        return self._direction is not None
+        return hasattr(self, "_direction")
 
     def update(self, elements: Elements, counted: Any = None) -> None:
         """Adds a batch: labelled elements only.
