@@ -24,6 +24,19 @@ def _squared(y_true, y_pred):
     return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
 
 
+LOSSES = {"lambda": lambda y, p: keras.ops.square(y - p), "_name": _squared}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_loss_function_may_have_any_name(loss):
+    model = build()
+    model.compile("sgd", loss={"age": loss, "job": "sparse_categorical_crossentropy"})
+    model.fit(X, Y, verbose=0)
+    predictions = model.predict(X, verbose=0)["age"]
+    measured = model.evaluate(X, Y, return_dict=True, verbose=0)["age_loss"]
+    assert measured == pytest.approx(np.mean((predictions - Y["age"]) ** 2), rel=1e-5)
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "acc", "sparse_categorical_accuracy"])
 def test_callbacks_take_accuracy_by_name_to_be_better_where_higher(metric):
     model = build()
@@ -48,3 +61,18 @@ def test_callbacks_ask_for_the_mode_of_a_metric_without_direction():
             metrics={"age": _squared},
             baselines={"age__squared": 1.0},
         )
+
+
+def test_outputs_without_a_channel_axis_may_lack_labels_and_be_weighted():
+    inputs = keras.Input((3,), name="x")
+    age = keras.ops.squeeze(keras.layers.Dense(1)(inputs), axis=-1)
+    model = keras_mtl.MultiTaskModel(inputs, {"age": age})
+    model.compile("sgd", loss="mse")
+    labels = np.array([1.0, np.nan, 2.0, np.nan, 0.0, 1.0, 1.0, 3.0], "float32")
+    weights = np.arange(8, dtype="float32")
+    predictions = model.predict(X, verbose=0)["age"]
+    measured = model.evaluate(
+        X, {"age": labels}, sample_weight=weights, return_dict=True, verbose=0
+    )
+    expected = np.nansum(weights * (predictions - labels) ** 2) / 6
+    assert measured["age_loss"] == pytest.approx(expected, rel=1e-5)

@@ -124,6 +124,8 @@ class TaskLoss:
         self._unreduced = object.__new__(type(loss))
         self._unreduced.__dict__.update(loss.__dict__)
         self._unreduced.__dict__["reduction"] = "none"
+        # It names a scope, of which TensorFlow refuses names such as "_loss" and "<lambda>".
+        self._unreduced.__dict__["name"] = f"{task}_loss"
 
     @property
     def function(self) -> Any:
@@ -142,6 +144,8 @@ class TaskLoss:
 
     def is_scalar(self, labels: Any, predictions: Any) -> bool:
         """Whether the loss reduces over the batch by itself."""
+        if self.elementwise:
+            return False
         return tf.convert_to_tensor(self._unreduced(labels, predictions)).shape.rank == 0
 
     def sums(self, elements: Elements) -> LossSum:
@@ -179,10 +183,13 @@ class TaskLoss:
         return tf.cast(self._unreduced(tf.expand_dims(labels, -1), single), tf.float32)
 
     def _by_column(self, elements: Elements) -> bool:
-        if not self.elementwise or elements.mask is None or isinstance(elements.labels, Mapping):
+        if not self.elementwise or isinstance(elements.labels, Mapping):
             return False
-        same_rank = elements.labels.shape.rank == elements.predictions.shape.rank
-        return same_rank and elements.predictions.shape[-1] != 1
+        rank = elements.predictions.shape.rank
+        if elements.labels.shape.rank != rank:
+            return False
+        # Of outputs `(batch,)` Keras takes the mean over the batch: the rows would be lost.
+        return rank == 1 or (elements.mask is not None and elements.predictions.shape[-1] != 1)
 
     def _scalar(self, value: Any, elements: Elements) -> LossSum:
         masked = elements.padding is not None or elements.rows is not None
