@@ -51,7 +51,7 @@ def warn_if_nothing_shared(balancing: Any, partition: Any, variables: Sequence[A
     warnings.warn(
         f"`gradient_balancing` '{balancing.name}' has nothing to balance: {what}. "
         "The gradients will be summed.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
