@@ -76,3 +76,9 @@ def test_outputs_without_a_channel_axis_may_lack_labels_and_be_weighted():
     )
     expected = np.nansum(weights * (predictions - labels) ** 2) / 6
     assert measured["age_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_without_an_optimizer_can_be_evaluated():
+    model = build()
+    model.compile(None, loss={"age": "mse", "job": "ce"})
+    assert model.evaluate(X, Y, return_dict=True, verbose=0)["loss"] > 0
