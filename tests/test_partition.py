@@ -152,6 +152,18 @@ def nested_model():
     return Graph(x, outputs, {"low", "high"}, {"a": {"a"}, "b": {"b"}}, ["trunk", "trunk"])
 
 
+def branches_in_a_nested_model():
+    inner = keras.Input((4,))
+    low = dense(6, "low")(inner)
+    parts = {"left": dense(5, "left")(low), "right": dense(5, "right")(low)}
+    trunk = keras.Model(inner, parts, name="trunk")
+    x = keras.Input((4,))
+    features = trunk(x)
+    outputs = {"a": dense(2, "a")(features["left"]), "b": dense(2, "b")(features["right"])}
+    private = {"a": {"left", "a"}, "b": {"right", "b"}}
+    return Graph(x, outputs, {"low"}, private, ["trunk", "trunk"])
+
+
 def overlapping_pairs():
     x = keras.Input((4,))
     left, right = dense(4, "left")(x), dense(4, "right")(x)
@@ -219,6 +231,7 @@ SHARING = [
     embeddings,
     output_without_loss,
     nested_model,
+    branches_in_a_nested_model,
     overlapping_pairs,
     skip_connection,
     masked_features,
@@ -315,11 +328,17 @@ def test_balancing_by_the_plain_sum_is_plain_training(make, scope):
     np.testing.assert_allclose(loss, plain_loss, rtol=REORDERED)
 
 
-@scopes
-@sharing
+# In features, what a head makes of a layer of the trunk lies beyond the cut: it is not balanced.
+BALANCED_WHOLE = [
+    pytest.param(make, scope, id=f"{make.__name__}-{scope}")
+    for make in SHARING
+    for scope in SCOPES
+    if (make, scope) != (layer_in_trunk_and_head, "features")
+]
+
+
+@pytest.mark.parametrize(("make", "scope"), BALANCED_WHOLE)
 def test_weights_reach_the_shared_variables_and_no_others(make, scope):
-    if scope == "features" and make is layer_in_trunk_and_head:
-        pytest.skip("what a head makes of a reused layer lies beyond the cut")
     plain, _ = trained(make, None)
     tripled, _ = trained(make, Weighted([3.0] * len(tasks_of(plain)), scope=scope))
     alone, _ = trained(make, Weighted([0.0] * len(tasks_of(plain)), scope=scope))
@@ -356,12 +375,14 @@ def test_without_a_cut_features_warn_and_training_is_plain():
     assert_equal_weights(balanced, plain)
 
 
+# Batch norm and dropout are per replica, as in Keras.
+SAME_ON_REPLICAS = [make for make in SHARING if make is not noise_and_batch_norm]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", [None, *SCOPES])
-@sharing
+@pytest.mark.parametrize("make", SAME_ON_REPLICAS, ids=lambda make: make.__name__)
 def test_two_replicas_equal_one_device_on_every_graph(make, scope, strategy):
-    if make is noise_and_batch_norm:
-        pytest.skip("batch norm and dropout are per replica, as in Keras")
     models, losses = [], []
     for place in (keras.name_scope("one"), strategy.scope()):
         with place:

@@ -16,6 +16,7 @@ class Partition:
     is a tensor where the shared part ends: made by a node that serves several tasks, read by a
     node (or returned as an output) that serves one. Nodes are walked, not layers: one layer may
     be called in the trunk and in a head. Cuts that no shared variable feeds are left out.
+    A nested functional model is one node, but its variables have the tasks of their own branch.
 
     Args:
         model: A functional model.
@@ -24,14 +25,7 @@ class Partition:
 
     def __init__(self, model: Any, outputs: Mapping[str, Any]) -> None:
         self.tasks = tuple(outputs)
-        # From inputs to outputs; the nodes of one depth do not depend on one another.
-        depths = sorted(model._nodes_by_depth, reverse=True)
-        self._nodes = [
-            node
-            for depth in depths
-            for node in model._nodes_by_depth[depth]
-            if node.operation and not node.is_input
-        ]
+        self._nodes = _nodes_in_order(model)
         self._tensor_tasks = _reached(self._nodes, outputs)
         self._node_tasks = {id(node): self._tasks_of(node) for node in self._nodes}
         self._variable_tasks = self._tasks_of_variables()
@@ -43,9 +37,7 @@ class Partition:
     def _tasks_of_variables(self) -> dict[int, frozenset[str]]:
         found: dict[int, frozenset[str]] = {}
         for node in self._nodes:
-            for variable in getattr(node.operation, "variables", ()):
-                before = found.get(id(variable), frozenset())
-                found[id(variable)] = before | self._node_tasks[id(node)]
+            _add_tasks(found, node, self._tensor_tasks)
         return found
 
     def tasks_of_variable(self, variable: Any) -> tuple[str, ...]:
@@ -70,6 +62,16 @@ class Partition:
     def private(self, variables: Sequence[Any], task: str) -> list[Any]:
         """Returns those of `variables` that `task` alone reaches."""
         return [v for v in variables if self.tasks_of_variable(v) == (task,)]
+
+    def private_above_cuts(self, variables: Sequence[Any], task: str) -> list[Any]:
+        """Returns the private variables of `task` in a branch inside a shared, nested model."""
+        above = {
+            id(variable)
+            for node in self._nodes
+            if self._is_shared(node)
+            for variable in getattr(node.operation, "trainable_variables", ())
+        }
+        return [v for v in self.private(variables, task) if id(v) in above]
 
     def _is_shared(self, node: Any) -> bool:
         return len(self._node_tasks[id(node)]) > 1
@@ -120,11 +122,50 @@ class Partition:
                 _run_node(node, tensors, operation_fn)
 
 
+def _add_tasks(
+    found: dict[int, frozenset[str]], node: Any, tensor_tasks: Mapping[int, frozenset[str]]
+) -> None:
+    """Adds to each variable of a node's operation the tasks that it reaches."""
+    tasks = [tensor_tasks.get(id(x), frozenset()) for x in node.outputs]
+    inner = _nested_nodes(node.operation)
+    if inner is None:
+        for variable in getattr(node.operation, "variables", ()):
+            found[id(variable)] = found.get(id(variable), frozenset()).union(*tasks)
+        return
+    seeds = {id(x): own for x, own in zip(node.operation.outputs, tasks, strict=True)}
+    reached = _spread(inner, seeds)
+    for part in inner:
+        _add_tasks(found, part, reached)
+
+
+def _nested_nodes(operation: Any) -> list[Any] | None:
+    """Returns the nodes of a nested functional model with several outputs, else `None`."""
+    if not isinstance(operation, keras.Model) or not hasattr(operation, "_nodes_by_depth"):
+        return None
+    return _nodes_in_order(operation) if len(operation.outputs) > 1 else None
+
+
+def _nodes_in_order(model: Any) -> list[Any]:
+    """Returns a functional model's nodes from inputs to outputs."""
+    # The nodes of one depth do not depend on one another.
+    return [
+        node
+        for depth in sorted(model._nodes_by_depth, reverse=True)
+        for node in model._nodes_by_depth[depth]
+        if node.operation and not node.is_input
+    ]
+
+
 def _reached(nodes: Sequence[Any], outputs: Mapping[str, Any]) -> dict[int, frozenset[str]]:
     reached: dict[int, frozenset[str]] = {}
     for task, structure in outputs.items():
         for tensor in keras.tree.flatten(structure):
             reached[id(tensor)] = reached.get(id(tensor), frozenset()) | {task}
+    return _spread(nodes, reached)
+
+
+def _spread(nodes: Sequence[Any], reached: dict[int, frozenset[str]]) -> dict[int, frozenset[str]]:
+    """Returns which tasks each tensor reaches, from those that the outputs are for."""
     for node in reversed(nodes):
         tasks = frozenset().union(*(reached.get(id(x), ()) for x in node.outputs))
         for tensor in node.input_tensors:

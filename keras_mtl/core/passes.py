@@ -1,6 +1,7 @@
 """The backward passes of a step: one for the sum, or one a task, balanced."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import tensorflow as tf
@@ -106,6 +107,10 @@ class FeaturesPass(SummedPass):
     """One backward pass a task down to the cut, balanced there, and one through the trunk."""
 
     def __init__(self, variables: Sequence[Any], partition: Partition, balancing: Any) -> None:
+        # Branches inside a nested trunk are private, but lie above the cut: they take passes of
+        # the outer tape.
+        self._above = [partition.private_above_cuts(variables, task) for task in partition.tasks]
+        self.persistent = any(self._above)
         super().__init__(variables, partition, balancing)
         self.taps = Taps(partition)
 
@@ -124,19 +129,35 @@ class FeaturesPass(SummedPass):
         taps, collected, rows = self.taps.taps, _Sum(self.variables), []
         reused = self.partition.shared_read_alone(self.variables)
         for total, factor, private in zip(
-            totals, tf.unstack(factors * scale), self._private(), strict=True
+            totals, tf.unstack(factors * scale), self._private_below(), strict=True
         ):
             beyond = private + reused
             sources = [*taps, *(variable.value for variable in beyond)]
             found = self.taps.tape.gradient(total, sources, output_gradients=factor)
             rows.append(found[: len(taps)])
             collected.add(beyond, found[len(taps) :])
+        self._add_private_above(collected, totals, factors * scale, extra, scale)
         targets = [*self.taps.cuts, *_given(extra)]
         seeds = [*self._balance(rows, active, scale), *([scale] if extra is not None else [])]
-        collected.add(
-            self.variables, self.tape.gradient(targets, self.variables, output_gradients=seeds)
-        )
+        trunk = _without(self.variables, list(chain.from_iterable(self._above)))
+        collected.add(trunk, self.tape.gradient(targets, trunk, output_gradients=seeds))
         return collected.gradients
+
+    def _private_below(self) -> list[list[Any]]:
+        return [
+            _without(private, above)
+            for private, above in zip(self._private(), self._above, strict=True)
+        ]
+
+    def _add_private_above(
+        self, collected: "_Sum", totals: Sequence[Any], factors: Any, extra: Any, scale: Any
+    ) -> None:
+        for total, factor, above in zip(totals, tf.unstack(factors), self._above, strict=True):
+            if not above:
+                continue
+            collected.add(above, self.tape.gradient(total, above, output_gradients=factor))
+            if extra is not None:
+                collected.add(above, self.tape.gradient(extra, above, output_gradients=scale))
 
     def _balance(self, rows: Sequence[Sequence[Any]], active: Any, scale: Any) -> list[Any]:
         taps = self.taps.taps
@@ -173,6 +194,11 @@ class _Sum:
         for variable, gradient in zip(variables, gradients, strict=True):
             index = self._index[id(variable)]
             self.gradients[index] = _add(self.gradients[index], gradient)
+
+
+def _without(variables: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    left_out = {id(variable) for variable in others}
+    return [variable for variable in variables if id(variable) not in left_out]
 
 
 def _add(first: Any, second: Any) -> Any:
