@@ -115,6 +115,7 @@ class MultiTaskModel(keras.Model):
             ValueError: If an argument names an unknown task or method, or cannot be had.
             TypeError: If an argument has the wrong type, such as a list instead of a dict.
         """
+        update.check_overrides(self)
         plans = compilation.resolve_plans(loss, self.tasks, self.output)
         constants = compilation.resolve_constants(loss_weights, plans, self.tasks)
         update.check_policy(on_nonfinite)
@@ -191,6 +192,7 @@ class MultiTaskModel(keras.Model):
         self._plans = MappingProxyType(plans)
         # Before a checkpoint is restored: Keras skips the state of an optimizer without variables.
         if self.optimizer is not None and not self.optimizer.built:
+            update.keep_from_weight_decay(self.optimizer, state.loss_weighting.trainable_variables)
             self.optimizer.build(self._step.variables)
 
     def _list_seed_generators(self) -> list[Any]:
@@ -202,28 +204,38 @@ class MultiTaskModel(keras.Model):
         """Returns the arguments of `compile`, serialised."""
         if not self.compiled:
             return {}
-        return keras.saving.serialize_keras_object(dict(self._compile_arguments))
+        arguments = keras.saving.serialize_keras_object(dict(self._compile_arguments))
+        return {**arguments, "tasks": self._serialized_tasks()}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles with what `get_compile_config` returned."""
+        config = dict(config)
+        tasks = config.pop("tasks")
+        # `keras.models.clone_model` makes a model without them, then compiles it with this.
+        self._tasks = MappingProxyType(_deserialized_tasks(tasks))
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     def get_config(self) -> dict[str, Any]:
-        tasks = [[task, keras.saving.serialize_keras_object(spec)] for task, spec in self._specs()]
-        return {**super().get_config(), "tasks": tasks}
+        return {**super().get_config(), "tasks": self._serialized_tasks()}
 
-    def _specs(self) -> list[tuple[str, Task]]:
-        return [(task, spec.without_layers(mask=spec.mask)) for task, spec in self.tasks.items()]
+    def _serialized_tasks(self) -> list[list[Any]]:
+        """Returns pairs, because the order of a dict's keys is not kept everywhere."""
+        return [
+            [task, keras.saving.serialize_keras_object(spec.without_layers(mask=spec.mask))]
+            for task, spec in self.tasks.items()
+        ]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Makes a model from what `get_config` returned, with fresh weights."""
-        pairs = config["tasks"]
-        tasks = {task: keras.saving.deserialize_keras_object(spec) for task, spec in pairs}
+        tasks = _deserialized_tasks(config["tasks"])
         return super().from_config({**config, "tasks": tasks}, custom_objects)
 
     def clone(self) -> Self:
-        """Returns an uncompiled model with the same graph and tasks, and fresh weights."""
+        """Returns an uncompiled model with the same graph and tasks, and fresh weights.
+
+        `keras.models.clone_model` keeps the tasks of compiled models only.
+        """
         return type(self).from_config(self.get_config())
 
     def task_model(self, task: str) -> keras.Model:
@@ -446,10 +458,24 @@ class MultiTaskModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         if self.train_function is None or force:
+            self._follow_trainable()
             super().make_train_function(force=True)
             if self._compile_arguments["on_nonfinite"] == "raise":
                 self.train_function = self._reporting(self.train_function)
         return self.train_function
+
+    def _follow_trainable(self) -> None:
+        """Takes up what was frozen between `compile` and the first step, as Keras does."""
+        found = {id(variable) for variable in self.trainable_variables}
+        if found == {id(variable) for variable in self._step.model_variables}:
+            return
+        if not found <= {id(variable) for variable in self._step.model_variables}:
+            raise RuntimeError(
+                "Variables became trainable after `compile`, and the optimizer does not know them. "
+                "Call `compile` again."
+            )
+        policy = self._compile_arguments["on_nonfinite"]
+        self._ready_step(self._plans, self._training_state, self._step.logbook, policy)
 
     def _reporting(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Reports bad batches after each execution: assertions in the step vanish under XLA."""
@@ -499,3 +525,7 @@ class MultiTaskModel(keras.Model):
         tensors = {id(x): value for x, value in zip(self.inputs, flat, strict=True)}
         taps.partition.run(tensors, operation_fn, taps)
         return keras.tree.map_structure(lambda x: tensors[id(x)], self.output)
+
+
+def _deserialized_tasks(pairs: Sequence[Any]) -> dict[str, Task]:
+    return {task: keras.saving.deserialize_keras_object(spec) for task, spec in pairs}

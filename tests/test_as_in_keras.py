@@ -82,3 +82,68 @@ def test_a_model_without_an_optimizer_can_be_evaluated():
     model = build()
     model.compile(None, loss={"age": "mse", "job": "ce"})
     assert model.evaluate(X, Y, return_dict=True, verbose=0)["loss"] > 0
+
+
+def small_model(cls=keras_mtl.MultiTaskModel):
+    inputs = keras.Input((3,), name="x")
+    hidden = keras.layers.Dense(4, "tanh", name="trunk")(inputs)
+    outputs = {task: keras.layers.Dense(1, name=task)(hidden) for task in ("b", "a")}
+    return cls(inputs, outputs, tasks={"b": keras_mtl.Task(loss_weight=0.3, auxiliary=True)})
+
+
+ROWS_X = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+ROWS_Y = {task: ROWS_X[:, :1] for task in ("a", "b")}
+
+
+def test_keras_clones_a_compiled_model_with_its_tasks():
+    model = small_model()
+    model.compile("sgd", loss="mse")
+
+    clone = keras.models.clone_model(model)
+
+    assert dict(clone.loss_weights) == {"b": pytest.approx(0.3), "a": 1.0}
+    assert [task for task, spec in clone.tasks.items() if spec.auxiliary] == ["b"]
+
+
+def test_what_is_frozen_after_compile_and_before_fit_stays():
+    model = small_model()
+    model.compile("sgd", loss="mse")
+    trunk, head = model.get_layer("trunk"), model.get_layer("a")
+    trunk.trainable = False
+    before, head_before = trunk.get_weights(), head.get_weights()
+
+    model.fit(ROWS_X, ROWS_Y, verbose=0)
+
+    np.testing.assert_array_equal(trunk.get_weights()[0], before[0])
+    assert np.abs(head.get_weights()[0] - head_before[0]).max() > 0
+
+
+def test_what_is_unfrozen_after_compile_asks_to_compile_again():
+    model = small_model()
+    model.get_layer("trunk").trainable = False
+    model.compile("sgd", loss="mse")
+    model.get_layer("trunk").trainable = True
+
+    with pytest.raises(RuntimeError, match="Call `compile` again"):
+        model.fit(ROWS_X, ROWS_Y, verbose=0)
+
+
+def test_an_override_that_would_not_be_called_is_refused():
+    class Own(keras_mtl.MultiTaskModel):
+        def compute_loss(self, *args, **kwargs):
+            return 0.0
+
+    with pytest.raises(TypeError, match=r"Own overrides `compute_loss`.*override `train_step`"):
+        small_model(Own).compile("sgd", loss="mse")
+
+
+def test_weight_decay_leaves_learned_task_weights_alone():
+    weighting = keras_mtl.weighting.Uncertainty(initial_log_variance=2.0)
+    model = small_model()
+    optimizer = keras.optimizers.AdamW(weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[model.get_layer("a").bias])
+    model.compile(optimizer, loss="mse", loss_weighting=weighting)
+
+    excluded = [weighting.log_variances, model.get_layer("a").bias]
+    assert not any(optimizer._use_weight_decay(variable) for variable in excluded)
+    assert optimizer._use_weight_decay(model.get_layer("b").kernel)

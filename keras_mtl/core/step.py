@@ -54,9 +54,9 @@ class Step:
         self._plans = dict(plans)
         self._on_nonfinite = on_nonfinite
         self._reader = BatchReader(plans, [tensor.name for tensor in model.inputs])
-        self._model_variables = list(model.trainable_variables)
-        self.variables = self._model_variables + list(self.weighting.trainable_variables)
-        self._pass = pass_for(state.gradient_balancing, partition, self._model_variables)
+        self.model_variables = list(model.trainable_variables)
+        self.variables = self.model_variables + list(self.weighting.trainable_variables)
+        self._pass = pass_for(state.gradient_balancing, partition, self.model_variables)
         self._statistics = [
             (index, variable)
             for index, task in enumerate(partition.tasks)
@@ -82,7 +82,7 @@ class Step:
         guard.before()
         statistics = [tf.identity(variable.value) for _, variable in self._statistics]
         with self._pass(
-            self._model_variables, self.partition, self.state.gradient_balancing
+            self.model_variables, self.partition, self.state.gradient_balancing
         ) as recording:
             elements, sums, extra = self._forward(x, y, sample_weight, training=True)
         batch = self._measure(sums, extra)
@@ -101,9 +101,7 @@ class Step:
         # Every replica has the whole gradient of the total; the optimizer adds them up.
         own_scale = scale / replicas.count()
         gradients += [gradient * own_scale for gradient in own_gradients]
-        counted = guard.inspect(
-            batch.losses, batch.present, gradients[: len(self._model_variables)]
-        )
+        counted = guard.inspect(batch.losses, batch.present, gradients[: len(self.model_variables)])
         self._update(gradients, scale, active, guard, counted)
         self._put_back_statistics(statistics)
         self._move_methods(batch.losses, active)
@@ -168,7 +166,7 @@ class Step:
         """Returns heads and weighting variables, and which of their entries must stay."""
         variables, keep = [], []
         for index, task in enumerate(self.partition.tasks):
-            private = self.partition.private(self._model_variables, task)
+            private = self.partition.private(self.model_variables, task)
             variables += private
             keep += [self.state.stopped.value[index] > 0] * len(private)
         own = [variable for variable in self.weighting.task_variables if variable.trainable]
@@ -194,7 +192,7 @@ class Step:
         for method in methods:
             others += [] if method is None else method.non_trainable_variables
         return NonfiniteGuard(
-            self._model_variables,
+            self.model_variables,
             self.state,
             self.model.optimizer,
             self.partition,

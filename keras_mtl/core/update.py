@@ -55,6 +55,26 @@ def warn_if_nothing_shared(balancing: Any, partition: Any, variables: Sequence[A
     )
 
 
+def keep_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Excludes learned task weights from weight decay, beside what the user excluded."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if inner.built or getattr(inner, "weight_decay", None) is None:
+        return
+    # `exclude_from_weight_decay` would replace what the user excluded before.
+    before = getattr(inner, "_exclude_from_weight_decay", set())
+    inner._exclude_from_weight_decay = before | {inner._var_key(v) for v in variables}
+
+
+def check_overrides(model: Any) -> None:
+    """Refuses overrides of what the training step does not call."""
+    for name in ("compute_loss", "compute_metrics"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            raise TypeError(
+                f"{type(model).__name__} overrides `{name}`, which a MultiTaskModel does not call. "
+                "Give losses and metrics to `compile`, or override `train_step` and `test_step`."
+            )
+
+
 def loss_scale(optimizer: Any) -> Any:
     """Returns the factor by which the optimizer wants the loss scaled; 1.0 for most."""
     return tf.cast(optimizer.scale_loss(tf.constant(1.0)), tf.float32)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 import keras_mtl
@@ -65,7 +64,7 @@ def served(folder, tmp_path):
 
 
 def test_a_search_then_the_best_model_served_without_this_package(tmp_path):
-    tuner_module = pytest.importorskip("keras_tuner")
+    import keras_tuner as tuner_module
 
     def hypermodel(hp):
         return build(hp.Choice("loss_weighting", ["fixed", "uncertainty"]))
