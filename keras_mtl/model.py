@@ -63,7 +63,10 @@ class MultiTaskModel(keras.Model):
         super().__init__(inputs, {task: outputs[task] for task in specs}, name=name, **kwargs)
         input_names = [tensor.name for tensor in self.inputs]
         checks.named("mask", {task: spec.mask for task, spec in specs.items()}, input_names)
-        self._tasks = MappingProxyType(specs)
+        # Kept, not made when saving: Keras takes objects with one `id` for one object.
+        self._tasks = MappingProxyType(
+            {task: spec.without_layers(mask=spec.mask) for task, spec in specs.items()}
+        )
         self._evaluating = False
 
     @property
@@ -221,8 +224,7 @@ class MultiTaskModel(keras.Model):
     def _serialized_tasks(self) -> list[list[Any]]:
         """Returns pairs, because the order of a dict's keys is not kept everywhere."""
         return [
-            [task, keras.saving.serialize_keras_object(spec.without_layers(mask=spec.mask))]
-            for task, spec in self.tasks.items()
+            [task, keras.saving.serialize_keras_object(spec)] for task, spec in self.tasks.items()
         ]
 
     @classmethod
