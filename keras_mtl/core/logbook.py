@@ -9,6 +9,7 @@ from keras.src.trainers.compile_utils import CompileMetrics
 
 from keras_mtl.core import checks
 from keras_mtl.core.losses import LossSum
+from keras_mtl.core.task_means import TaskMeans
 from keras_mtl.core.task_metrics import Direction, TaskMetric
 
 
@@ -35,9 +36,9 @@ class LogBook(CompileMetrics):
     ) -> None:
         super().__init__(None, None)
         self._tasks = tuple(tasks)
-        self._losses = [_mean(f"{task}_loss") for task in tasks]
-        self._weights = [_mean(f"{task}_weight") for task in tasks]
-        self._extra = _mean("extra_loss")
+        self._losses = TaskMeans(len(tasks), name="task_losses")
+        self._weights = TaskMeans(len(tasks), name="task_weights")
+        self._extra = keras.metrics.Mean(name="extra_loss")
         self._skipped = keras.metrics.Sum(name="skipped_updates") if skips else None
         self._task_metrics = dict(task_metrics)
         self.built = True
@@ -68,17 +69,17 @@ class LogBook(CompileMetrics):
     @property
     def metrics(self) -> list[Any]:
         """The logged values in order, each with a `name`; what callbacks read."""
-        entries = [Direction(metric.name, metric) for metric in self._losses]
+        entries = [Direction(f"{task}_loss") for task in self._tasks]
         for task in self._tasks:
             entries += self._task_metrics.get(task, [])
-        return [*entries, *([Direction("delta_m", None, "up")] if self._baselines else [])]
+        return [*entries, *([Direction("delta_m", "up")] if self._baselines else [])]
 
     @property
     def variables(self) -> list[Any]:
         return [variable for metric in self._all() for variable in metric.variables]
 
     def _all(self) -> list[Any]:
-        own = [*self._losses, *self._weights, self._extra]
+        own = [self._losses, self._weights, self._extra]
         own += [] if self._skipped is None else [self._skipped]
         return own + [entry.metric for entries in self._task_metrics.values() for entry in entries]
 
@@ -89,16 +90,14 @@ class LogBook(CompileMetrics):
 
     def update_losses(self, sums: Sequence[LossSum], counted: Any = None) -> None:
         """Adds this replica's sums; the mean over all replicas and batches is exact."""
-        for metric, part in zip(self._losses, sums, strict=True):
-            total, denominator = part.total, part.denominator
-            # A task that no row carries adds nothing, also where a loss is divided by 1.
-            denominator = tf.where(part.labelled > 0, denominator, 0.0)
-            _add(metric, tf.math.divide_no_nan(total, denominator), denominator, counted)
+        totals, denominators, labelled = (tf.stack(column) for column in zip(*sums, strict=True))
+        # A task that no row carries adds nothing, also where a loss is divided by 1.
+        denominators = tf.where(labelled > 0, denominators, tf.zeros_like(denominators))
+        self._losses.update_state(totals, denominators, counted)
 
     def update_weights(self, weights: Any, active: Any, counted: Any = None) -> None:
         """Adds the effective task weights of a step; absent tasks do not count."""
-        for index, metric in enumerate(self._weights):
-            _add(metric, weights[index], active[index], counted)
+        self._weights.update_state(weights * active, active, counted)
 
     def update_extra(self, extra: Any, batch_size: Any) -> None:
         """Adds the regularisation and `add_loss` terms of a batch."""
@@ -118,22 +117,25 @@ class LogBook(CompileMetrics):
 
     def evaluation_loss(self, constants: Any) -> Any:
         """Returns sum_k c_k L_k plus the extra terms, from the exact means."""
-        losses = tf.stack([metric.result() for metric in self._losses])
-        return tf.reduce_sum(constants * losses) + self._extra.result()
+        return tf.reduce_sum(constants * self._losses.result()) + self._extra.result()
 
     def results(self, *, training: bool) -> dict[str, Any]:
         """Returns the values by log name; task weights in training only."""
-        logs = {metric.name: metric.result() for metric in self._losses}
+        logs = self._by_task(self._losses, "loss")
         for task in self._tasks:
             for entry in self._task_metrics.get(task, []):
                 logs.update(_named(task, entry))
         if self._baselines:
             logs["delta_m"] = self._delta_m(logs)
         if training:
-            logs.update({metric.name: metric.result() for metric in self._weights})
+            logs.update(self._by_task(self._weights, "weight"))
             if self._skipped is not None:
                 logs[self._skipped.name] = self._skipped.result()
         return logs
+
+    def _by_task(self, means: TaskMeans, suffix: str) -> dict[str, Any]:
+        values = tf.unstack(means.result(), num=len(self._tasks))
+        return {f"{task}_{suffix}": x for task, x in zip(self._tasks, values, strict=True)}
 
     def _delta_m(self, logs: Mapping[str, Any]) -> Any:
         # Maninis et al. 2019: the mean of (-1)^l (M - B) / B, l = 1 where lower is better.
@@ -148,18 +150,6 @@ class LogBook(CompileMetrics):
 
     def update_state(self, *_: Any, **__: Any) -> None:
         raise NotImplementedError("The training step updates a LogBook part by part.")
-
-
-def _mean(name: str) -> Any:
-    return keras.metrics.Mean(name=name)
-
-
-def _add(metric: Any, value: Any, weight: Any, counted: Any) -> None:
-    if counted is not None:
-        # NaN times 0 is NaN: the value of a batch that does not count is replaced.
-        value = tf.where(counted, value, 0.0)
-        weight = tf.where(counted, weight, 0.0)
-    metric.update_state(value, sample_weight=weight)
 
 
 def _named(task: str, entry: TaskMetric) -> dict[str, Any]:

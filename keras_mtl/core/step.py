@@ -1,6 +1,6 @@
 """The training step: losses, weights, gradients, update, logs, in that order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -73,7 +73,7 @@ class Step:
         """Takes one training step on this replica's part of a batch; returns the logs."""
         # Counters and random states wait for the batch: it may be refused by its checks.
         flat = tf.nest.flatten(data, expand_composites=True)
-        with tf.control_dependencies([part for part in flat if part is not None]):
+        with tf.control_dependencies([tf.group(*[part for part in flat if part is not None])]):
             return self._train(data)
 
     def _train(self, data: Any) -> dict[str, Any]:
@@ -150,27 +150,38 @@ class Step:
         optimizer = self.model.optimizer
         if update.needs_sum(optimizer):
             gradients = update.clip_over_replicas(optimizer, gradients, scale)
-        variables, keep = self._not_to_move(active)
-        before = [tf.identity(variable.value) for variable in variables]
+        own = [variable for variable in self.weighting.task_variables if variable.trainable]
+        before = [tf.identity(variable.value) for variable in own]
+
+        heads, stopped = self._heads()
+        heads_before = [tf.identity(variable.value) for variable in heads]
         guard.apply(counted, lambda parts: optimizer.apply(parts, self.variables), gradients)
-        # A zero gradient still moves what has momentum.
-        update.put_back(variables, before, keep)
+        # A zero gradient still moves what has momentum: the heads of stopped tasks are put back.
+        if replicas.count() == 1:
+            # Mostly no task is stopped, and there is nothing to copy.
+            tf.cond(
+                tf.reduce_any(self.state.stopped.value > 0),
+                lambda: update.put_back(heads, heads_before, stopped()),
+                lambda: None,
+            )
+        else:
+            update.put_back(heads, heads_before, stopped())
+        update.put_back(own, before, [active <= 0] * len(own))
+
+    def _heads(self) -> tuple[list[Any], Callable[[], list[Any]]]:
+        """Returns the private variables, and a function for the flags of those that must stay."""
+        variables, tasks = [], []
+        for index, task in enumerate(self.partition.tasks):
+            private = self.partition.private(self.model_variables, task)
+            variables += private
+            tasks += [index] * len(private)
+        return variables, lambda: [self.state.stopped.value[index] > 0 for index in tasks]
 
     def _put_back_statistics(self, before: Sequence[Any]) -> None:
         # The forward pass moves running means, in the layers of a stopped task too.
         stopped = self.state.stopped.value
         variables = [variable for _, variable in self._statistics]
         update.put_back(variables, before, [stopped[index] > 0 for index, _ in self._statistics])
-
-    def _not_to_move(self, active: Any) -> tuple[list[Any], list[Any]]:
-        """Returns heads and weighting variables, and which of their entries must stay."""
-        variables, keep = [], []
-        for index, task in enumerate(self.partition.tasks):
-            private = self.partition.private(self.model_variables, task)
-            variables += private
-            keep += [self.state.stopped.value[index] > 0] * len(private)
-        own = [variable for variable in self.weighting.task_variables if variable.trainable]
-        return variables + own, keep + [active <= 0] * len(own)
 
     def _move_methods(self, losses: Any, active: Any) -> None:
         fixed = [v for v in self.weighting.task_variables if not v.trainable]

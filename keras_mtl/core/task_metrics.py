@@ -198,13 +198,11 @@ class Direction:
 
     Args:
         name: String. The value's name in the logs.
-        metric: The `keras.metrics.Metric` that holds it.
         direction: `"up"` or `"down"`: where better lies.
     """
 
-    def __init__(self, name: str, metric: Any, direction: str = "down") -> None:
+    def __init__(self, name: str, direction: str = "down") -> None:
         self.name = name
-        self.metric = metric
         self._direction = direction
 
     @property
