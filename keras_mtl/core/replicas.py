@@ -11,6 +11,11 @@ def count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def without_strategy() -> bool:
+    """Whether no strategy is set: under one, of a single replica too, branches cannot assign."""
+    return not tf.distribute.has_strategy()
+
+
 def total(tensors: Sequence[Any]) -> list[Any]:
     """Sums each tensor over the replicas; to be called in a replica, inside the step."""
     tensors = list(tensors)

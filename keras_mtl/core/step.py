@@ -157,7 +157,7 @@ class Step:
         heads_before = [tf.identity(variable.value) for variable in heads]
         guard.apply(counted, lambda parts: optimizer.apply(parts, self.variables), gradients)
         # A zero gradient still moves what has momentum: the heads of stopped tasks are put back.
-        if replicas.count() == 1:
+        if replicas.without_strategy():
             # Mostly no task is stopped, and there is nothing to copy.
             tf.cond(
                 tf.reduce_any(self.state.stopped.value > 0),
