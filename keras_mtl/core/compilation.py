@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_mtl.core import checks, task_metrics
+from keras_mtl.core import checks, negative, task_metrics
 from keras_mtl.core.losses import TaskLoss
 from keras_mtl.core.losses import resolve as resolve_loss
 from keras_mtl.core.plan import TaskPlan
@@ -172,5 +172,8 @@ def resolve_constants(
 def roles_of(plans: Mapping[str, TaskPlan], tasks: Mapping[str, Any]) -> list[TaskRole]:
     """Returns what methods may know of each task with a loss."""
     return [
-        TaskRole(name, tasks[name].auxiliary, plan.loss.likelihood) for name, plan in plans.items()
+        TaskRole(
+            name, tasks[name].auxiliary, plan.loss.likelihood, negative.is_nonnegative(plan.loss)
+        )
+        for name, plan in plans.items()
     ]

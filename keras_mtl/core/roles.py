@@ -12,8 +12,10 @@ class TaskRole:
         name: String. The task's name.
         auxiliary: Boolean. Whether the task only helps the main ones.
         likelihood: `"classification"` where the loss is a cross-entropy, else `"regression"`.
+        nonnegative: Boolean. Whether the loss is known never to be negative.
     """
 
     name: str
     auxiliary: bool = False
     likelihood: Literal["classification", "regression"] = "regression"
+    nonnegative: bool = False

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_mtl.core import negative
 from keras_mtl.core.derivatives import value_and_gradient
 from keras_mtl.core.method import Method
 
@@ -20,7 +21,8 @@ class LossWeighting(Method):
 
     What else a method may need is a hook with an empty default: variables in `build` through
     `add_task_variable`, the state of a step in `update_state`, epochs in `on_epoch_begin`, the
-    tasks' roles in `self.roles`.
+    tasks' roles in `self.roles`. A method that is undefined for negative losses sets
+    `takes_negative_losses = False`: such a loss stops with the task's name, also inside `fit`.
 
     Args:
         name: Optional string. Name of the layer.
@@ -28,6 +30,8 @@ class LossWeighting(Method):
     Input shape: `(num_tasks,)`, mean losses, unscaled.
     Output shape: `()`, the total.
     """
+
+    takes_negative_losses = True
 
     def __call__(self, task_losses: Any, active: Any = None) -> Any:
         task_losses, active = self._standardize(task_losses, active)
@@ -43,8 +47,11 @@ class LossWeighting(Method):
             )
         self.check_num_tasks("entries of `task_losses`", task_losses.shape[0])
         self.build_for(task_losses.shape[0])
-        active = ops.ones_like(task_losses) if active is None else active
-        return task_losses, ops.cast(active, "float32")
+        active = ops.ones_like(task_losses) if active is None else ops.cast(active, "float32")
+        if not self.takes_negative_losses:
+            tasks = [role.name for role in self.roles or ()]
+            negative.check(type(self).__name__, task_losses, active, tasks)
+        return task_losses, active
 
     def call(self, task_losses: Any, active: Any) -> Any:
         raise NotImplementedError(

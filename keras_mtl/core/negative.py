@@ -1,0 +1,58 @@
+"""Negative losses, where a weighting is undefined for them, as under a logarithm."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mtl.core.losses import CROSSENTROPIES, TaskLoss, crossentropy
+
+# Never negative for labels that pass the checks before training.
+NONNEGATIVE = (
+    *CROSSENTROPIES,
+    crossentropy,
+    keras.losses.mean_squared_error,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+    keras.losses.mean_squared_logarithmic_error,
+    keras.losses.huber,
+    keras.losses.log_cosh,
+    keras.losses.hinge,
+    keras.losses.squared_hinge,
+    keras.losses.categorical_hinge,
+    keras.losses.kl_divergence,
+)
+
+
+def is_nonnegative(loss: TaskLoss) -> bool:
+    """Whether a loss is known never to be negative."""
+    return loss.function in NONNEGATIVE
+
+
+def check(method: str, task_losses: Any, active: Any, tasks: Sequence[str]) -> None:
+    """Refuses negative losses of active tasks; in a graph the training step does it.
+
+    Args:
+        method: String. The weighting's name, for the message.
+        task_losses: Tensor `(num_tasks,)`.
+        active: Tensor `(num_tasks,)`, 1.0 for tasks that take part.
+        tasks: List of task names; empty where they are not known.
+    """
+    if not (tf.executing_eagerly() and hasattr(task_losses, "numpy")):
+        return
+    values = np.where(np.asarray(active) > 0, np.asarray(task_losses), 0.0)
+    if np.any(values < 0):
+        index = int(np.argmax(values < 0))
+        task = f"of task '{tasks[index]}'" if len(tasks) > index else f"at index {index}"
+        raise ValueError(describe(method, task, f", received {values[index]:g}"))
+
+
+def describe(method: str, task: str, received: str = "") -> str:
+    """Returns the error for a negative loss."""
+    return (
+        f"`loss_weighting` {method} is undefined for negative losses: the loss {task} must be "
+        f">= 0{received}. Use a loss that is bounded by 0, or a weighting without logarithms "
+        "or products of losses, such as 'fixed' or 'uncertainty'."
+    )
