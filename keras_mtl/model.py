@@ -193,9 +193,13 @@ class MultiTaskModel(keras.Model):
         self._step = Step(self, plans, state, logbook, partition, policy)
         self._feed = Feed(plans, self.output)
         self._plans = MappingProxyType(plans)
+        if self.optimizer is None:
+            return
+        own = state.loss_weighting.trainable_variables
+        update.keep_from_clipping(self.optimizer, len(own))
         # Before a checkpoint is restored: Keras skips the state of an optimizer without variables.
-        if self.optimizer is not None and not self.optimizer.built:
-            update.keep_from_weight_decay(self.optimizer, state.loss_weighting.trainable_variables)
+        if not self.optimizer.built:
+            update.keep_from_weight_decay(self.optimizer, own)
             self.optimizer.build(self._step.variables)
 
     def _list_seed_generators(self) -> list[Any]:

@@ -1,5 +1,7 @@
 """What a plain Keras model takes without a word, a multi-task model takes too."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -147,3 +149,25 @@ def test_weight_decay_leaves_learned_task_weights_alone():
     excluded = [weighting.log_variances, model.get_layer("a").bias]
     assert not any(optimizer._use_weight_decay(variable) for variable in excluded)
     assert optimizer._use_weight_decay(model.get_layer("b").kernel)
+
+
+@pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm", "clipvalue"])
+@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
+def test_clipping_leaves_learned_task_weights_alone(clipping, replicated, strategy):
+    weighting = keras_mtl.weighting.Uncertainty()
+    with strategy.scope() if replicated else contextlib.nullcontext():
+        model = build()
+        optimizer = keras.optimizers.SGD(1.0, **{clipping: 1e-3})
+        losses = {"age": "mse", "job": "sparse_categorical_crossentropy"}
+        model.compile(optimizer, loss=losses, loss_weighting=weighting)
+    before = np.concatenate([np.ravel(array) for array in model.get_weights()])
+    mean_losses = model.evaluate(X, Y, batch_size=8, verbose=0, return_dict=True)
+    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
+
+    # At s = 0 the gradient of f exp(-s) L + 0.5 s is 0.5 - f L, with f = 0.5 or 1.
+    slopes = [0.5 - 0.5 * mean_losses["age_loss"], 0.5 - mean_losses["job_loss"]]
+    np.testing.assert_allclose(weighting.log_variances, np.negative(slopes), rtol=1e-4)
+    moved = np.concatenate([np.ravel(array) for array in model.get_weights()]) - before
+    if clipping == "global_clipnorm":
+        assert np.linalg.norm(moved) == pytest.approx(1e-3, rel=1e-3)
+    assert np.abs(moved).max() <= 1e-3 * (1 + 1e-3)

@@ -1,6 +1,6 @@
 """The training step: losses, weights, gradients, update, logs, in that order."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_mtl.core import replicas, update
 from keras_mtl.core.derivatives import value_and_gradient
+from keras_mtl.core.kept import Kept
 from keras_mtl.core.labels import Elements
 from keras_mtl.core.logbook import LogBook
 from keras_mtl.core.losses import LossSum
@@ -57,12 +58,8 @@ class Step:
         self.model_variables = list(model.trainable_variables)
         self.variables = self.model_variables + list(self.weighting.trainable_variables)
         self._pass = pass_for(state.gradient_balancing, partition, self.model_variables)
-        self._statistics = [
-            (index, variable)
-            for index, task in enumerate(partition.tasks)
-            for variable in partition.private(model.non_trainable_variables, task)
-            if variable.dtype.startswith("float")
-        ]
+        moved = [*self.model_variables, *_floats(model.non_trainable_variables)]
+        self._kept = Kept(partition, moved, self.weighting)
 
     @property
     def weighting(self) -> Any:
@@ -80,13 +77,14 @@ class Step:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         guard = self._guard()
         guard.before()
-        statistics = [tf.identity(variable.value) for _, variable in self._statistics]
+        before = self._kept.before()
         with self._pass(
             self.model_variables, self.partition, self.state.gradient_balancing
         ) as recording:
             elements, sums, extra = self._forward(x, y, sample_weight, training=True)
         batch = self._measure(sums, extra)
-        active = batch.present * (1.0 - self.state.stopped.value)
+        stopped = self.state.stopped.value > 0
+        active = tf.where(stopped, 0.0, batch.present)
         total, weights, own_gradients = value_and_gradient(
             lambda losses: self.weighting(losses, active),
             batch.losses,
@@ -98,13 +96,11 @@ class Step:
         gradients = recording.gradients(
             [part.total for part in sums], factors, extra, active, scale
         )
-        # Every replica has the whole gradient of the total; the optimizer adds them up.
-        own_scale = scale / replicas.count()
-        gradients += [gradient * own_scale for gradient in own_gradients]
-        counted = guard.inspect(batch.losses, batch.present, gradients[: len(self.model_variables)])
-        self._update(gradients, scale, active, guard, counted)
-        self._put_back_statistics(statistics)
-        self._move_methods(batch.losses, active)
+        counted = guard.inspect(batch.losses, batch.present, gradients)
+        self._update([*gradients, *self._own_parts(own_gradients, scale)], scale, guard, counted)
+        self.weighting.update_state(batch.losses, active)
+        idle = tf.logical_or(active <= 0, tf.logical_not(tf.math.is_finite(batch.losses)))
+        self._kept.put_back(before, stopped, idle)
         guard.after(counted)
         loss = self._training_loss(total, weights, active, batch)
         self._log(loss, x, elements, sums, effective, active, counted)
@@ -144,50 +140,15 @@ class Step:
         losses = tf.math.divide_no_nan(totals, denominators) * present
         return Measured(losses, denominators, present, extra)
 
-    def _update(
-        self, gradients: list[Any], scale: Any, active: Any, guard: Guard, counted: Any
-    ) -> None:
+    def _own_parts(self, gradients: Sequence[Any], scale: Any) -> list[Any]:
+        # Every replica has the whole gradient of the total; the optimizer adds them up.
+        return [gradient * (scale / replicas.count()) for gradient in gradients]
+
+    def _update(self, gradients: list[Any], scale: Any, guard: Guard, counted: Any) -> None:
         optimizer = self.model.optimizer
         if update.needs_sum(optimizer):
             gradients = update.clip_over_replicas(optimizer, gradients, scale)
-        own = [variable for variable in self.weighting.task_variables if variable.trainable]
-        before = [tf.identity(variable.value) for variable in own]
-
-        heads, stopped = self._heads()
-        heads_before = [tf.identity(variable.value) for variable in heads]
         guard.apply(counted, lambda parts: optimizer.apply(parts, self.variables), gradients)
-        # A zero gradient still moves what has momentum: the heads of stopped tasks are put back.
-        if replicas.without_strategy():
-            # Mostly no task is stopped, and there is nothing to copy.
-            tf.cond(
-                tf.reduce_any(self.state.stopped.value > 0),
-                lambda: update.put_back(heads, heads_before, stopped()),
-                lambda: None,
-            )
-        else:
-            update.put_back(heads, heads_before, stopped())
-        update.put_back(own, before, [active <= 0] * len(own))
-
-    def _heads(self) -> tuple[list[Any], Callable[[], list[Any]]]:
-        """Returns the private variables, and a function for the flags of those that must stay."""
-        variables, tasks = [], []
-        for index, task in enumerate(self.partition.tasks):
-            private = self.partition.private(self.model_variables, task)
-            variables += private
-            tasks += [index] * len(private)
-        return variables, lambda: [self.state.stopped.value[index] > 0 for index in tasks]
-
-    def _put_back_statistics(self, before: Sequence[Any]) -> None:
-        # The forward pass moves running means, in the layers of a stopped task too.
-        stopped = self.state.stopped.value
-        variables = [variable for _, variable in self._statistics]
-        update.put_back(variables, before, [stopped[index] > 0 for index, _ in self._statistics])
-
-    def _move_methods(self, losses: Any, active: Any) -> None:
-        fixed = [v for v in self.weighting.task_variables if not v.trainable]
-        before = [tf.identity(variable.value) for variable in fixed]
-        self.weighting.update_state(losses, active)
-        update.put_back(fixed, before, [active <= 0] * len(fixed))
 
     def _training_loss(self, total: Any, weights: Any, active: Any, batch: Measured) -> Any:
         # The user's constants stand outside the method: a weighted sum under constant weights.
@@ -238,6 +199,10 @@ class Step:
             # Keras reduces each log over its first axis when there are several workers.
             return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
         return logs
+
+
+def _floats(variables: Sequence[Any]) -> list[Any]:
+    return [variable for variable in variables if variable.dtype.startswith("float")]
 
 
 def _batch_size(x: Any) -> Any:

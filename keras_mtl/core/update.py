@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -63,6 +64,22 @@ def keep_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
     # `exclude_from_weight_decay` would replace what the user excluded before.
     before = getattr(inner, "_exclude_from_weight_decay", set())
     inner._exclude_from_weight_decay = before | {inner._var_key(v) for v in variables}
+
+
+def keep_from_clipping(optimizer: Any, count: int) -> None:
+    """Leaves the last `count` gradients, those of learned task weights, out of clipping.
+
+    Clipping by global norm would else shrink the network's gradients for their sake.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner.__dict__.pop("_clip_gradients", None)
+    if count:
+        inner._clip_gradients = partial(_clip_all_but, inner, count)
+
+
+def _clip_all_but(optimizer: Any, count: int, gradients: Sequence[Any]) -> list[Any]:
+    clip = type(optimizer)._clip_gradients
+    return [*clip(optimizer, list(gradients[:-count])), *gradients[-count:]]
 
 
 def check_overrides(model: Any) -> None:
