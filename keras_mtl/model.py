@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import keras
-import numpy as np
 
 from keras_mtl import balancing, weighting
 from keras_mtl.core import checks, compilation, nonfinite, serving, update
@@ -466,7 +465,8 @@ class MultiTaskModel(keras.Model):
         if self.train_function is None or force:
             self._follow_trainable()
             super().make_train_function(force=True)
-            if self._compile_arguments["on_nonfinite"] == "raise":
+            policy = self._compile_arguments["on_nonfinite"]
+            if policy == "raise" or self._step.refuses_negative:
                 self.train_function = self._reporting(self.train_function)
         return self.train_function
 
@@ -484,14 +484,12 @@ class MultiTaskModel(keras.Model):
         self._ready_step(self._plans, self._training_state, self._step.logbook, policy)
 
     def _reporting(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Reports bad batches after each execution: assertions in the step vanish under XLA."""
+        """Reports bad batches after each execution."""
+        policy = self._compile_arguments["on_nonfinite"]
 
         def execute_and_report(iterator: Any) -> Any:
             logs = execute(iterator)
-            flags = np.asarray(self._training_state.nonfinite)
-            if flags.any():
-                self._training_state.nonfinite.assign(np.zeros_like(flags))
-                raise FloatingPointError(nonfinite.describe(list(self._plans), flags))
+            nonfinite.report(self._training_state, list(self._plans), policy)
             return logs
 
         return execute_and_report

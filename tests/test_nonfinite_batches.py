@@ -126,3 +126,49 @@ def test_by_default_a_bad_batch_does_what_it_does_in_keras():
     assert not np.isfinite(history["loss"][0])
     assert "skipped_updates" not in history
     assert np.isnan(model.get_layer("trunk").kernel.numpy()).any()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class LogSum(keras_mtl.weighting.LossWeighting):
+    """Undefined for negative losses, with a state that a refused batch must not move."""
+
+    takes_negative_losses = False
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.last = self.add_task_variable("last")
+
+    def call(self, task_losses, active):
+        return keras.ops.sum(active * keras.ops.log(keras.ops.abs(task_losses) + 1e-6))
+
+    def update_state(self, task_losses, active):
+        self.last.assign(task_losses)
+
+
+def signed(y_true, y_pred):
+    return keras.ops.mean(y_true + 0.0 * y_pred, axis=-1)
+
+
+@pytest.mark.parametrize("policy", [None, "raise", "skip"])
+@pytest.mark.parametrize("arguments", [{}, {"jit_compile": True, "steps_per_execution": 4}])
+def test_a_negative_loss_stops_a_weighting_that_is_undefined_for_it(policy, arguments):
+    x, y = X, labels()
+    y["age"] = np.abs(y["age"])
+    y["age"][BAD] = -1.0
+    weighting = LogSum()
+    loss = {"age": signed}
+    model = build(loss=loss, loss_weighting=weighting, on_nonfinite=policy, **arguments)
+    with pytest.raises(ValueError, match=r"LogSum is undefined for negative.*of task 'age' must"):
+        fit(model, x, y)
+    first = {task: part[:BATCH] for task, part in y.items()}
+    twin = build(loss=loss, loss_weighting=LogSum(), **arguments)
+    fit(twin, x[:BATCH], first)
+    for old, new in zip(twin.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(weighting.last[0], np.mean(y["age"][:BATCH]), rtol=1e-6)
+    fit(model, x[:BATCH], first)
+
+
+def test_losses_known_to_be_nonnegative_are_not_watched():
+    assert not build(loss_weighting=LogSum())._step.refuses_negative
+    assert build(loss={"age": signed}, loss_weighting=LogSum())._step.refuses_negative

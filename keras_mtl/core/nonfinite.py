@@ -1,11 +1,12 @@
-"""What happens to a batch whose loss or gradient is NaN or infinite."""
+"""What happens to a batch whose loss or gradient a step cannot use: NaN, infinite, negative."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from keras_mtl.core import replicas, update
+from keras_mtl.core import negative, replicas, update
 from keras_mtl.core.partition import Partition
 
 
@@ -27,8 +28,12 @@ class Guard:
         """Puts back what a bad batch has changed."""
 
 
+# What the flags of `TrainingState.nonfinite` say of a task.
+NONFINITE, NEGATIVE = 1.0, 2.0
+
+
 class NonfiniteGuard(Guard):
-    """Drops the update of a batch with a NaN or infinite loss or gradient.
+    """Drops the update of a batch with a NaN or infinite loss or gradient, or a negative loss.
 
     Gradients are tested as well as losses: a NaN input can give a finite loss. Under dynamic loss
     scaling only losses are, because overflowing gradients are how the scale is found.
@@ -39,7 +44,8 @@ class NonfiniteGuard(Guard):
         optimizer: The optimizer.
         partition: `Partition` of the model.
         others: List of variables that the forward pass or the methods change.
-        sticky: Boolean. Whether one bad batch blocks those that follow, until it is reported.
+        policy: `"raise"`, `"skip"`, or `None` to let what is not finite pass.
+        refuses_negative: Boolean. Whether the loss weighting is undefined for negative losses.
     """
 
     def __init__(
@@ -50,28 +56,39 @@ class NonfiniteGuard(Guard):
         partition: Partition,
         others: Sequence[Any],
         *,
-        sticky: bool,
+        policy: str | None,
+        refuses_negative: bool,
     ) -> None:
         self._state = state
-        self._gradients_too = not update.scales_dynamically(optimizer)
+        self._scales = update.scales_dynamically(optimizer)
+        self._policy = policy
+        self._refuses_negative = refuses_negative
         self._owners = [_owner(partition, variable) for variable in variables]
         self._others = list(others)
         self._before: list[Any] = []
-        self._sticky = sticky
 
     def before(self) -> None:
         self._before = [tf.identity(variable.value) for variable in self._others]
 
     def inspect(self, losses: Any, present: Any, gradients: Sequence[Any]) -> Any:
-        bad_loss = tf.logical_and(tf.logical_not(tf.math.is_finite(losses)), present > 0)
-        flags = tf.concat([tf.cast(bad_loss, tf.float32), [0.0]], axis=0)
-        if self._gradients_too:
-            flags += replicas.total([self._bad_gradients(gradients, flags)])[0]
-        flags = tf.cast(flags > 0, tf.float32)
-        if self._sticky:
-            flags = tf.maximum(flags, self._state.nonfinite.value)
+        flags = tf.concat([self._flags(losses, present), [0.0]], axis=0)
+        if self._policy is not None and not self._scales:
+            bad = replicas.total([self._bad_gradients(gradients, flags)])[0]
+            flags = tf.where(bad > 0, tf.maximum(flags, NONFINITE), flags)
+        # What is reported after the execution blocks the steps until then.
+        reported = NONFINITE if self._policy == "raise" else NEGATIVE
+        before = self._state.nonfinite.value
+        flags = tf.maximum(flags, tf.where(before >= reported, before, 0.0))
         self._state.nonfinite.assign(flags)
         return tf.reduce_all(flags <= 0)
+
+    def _flags(self, losses: Any, present: Any) -> Any:
+        flags = tf.zeros_like(losses)
+        if self._policy is not None:
+            flags = tf.where(tf.math.is_finite(losses), flags, NONFINITE)
+        if self._refuses_negative:
+            flags = tf.where(losses < 0, NEGATIVE, flags)
+        return tf.where(present > 0, flags, 0.0)
 
     def _bad_gradients(self, gradients: Sequence[Any], flags: Any) -> Any:
         bad: list[list[Any]] = [[] for _ in range(flags.shape[0])]
@@ -83,7 +100,7 @@ class NonfiniteGuard(Guard):
         return 1.0 - tf.cast(tf.stack(finite), tf.float32)
 
     def apply(self, counted: Any, apply: Any, gradients: list[Any]) -> None:
-        if self._gradients_too:
+        if not self._scales:
             update.apply_if(counted, apply, gradients)
         else:
             blocked = tf.where(counted, 0.0, float("nan"))
@@ -99,6 +116,28 @@ def _owner(partition: Partition, variable: Any) -> int:
     reached = partition.tasks_of_variable(variable)
     alone = len(reached) == 1
     return partition.tasks.index(reached[0]) if alone else len(partition.tasks)
+
+
+def report(state: Any, tasks: Sequence[str], policy: str | None) -> None:
+    """Raises for what the steps since the last report have flagged, and takes the flags down.
+
+    Assertions in the step would vanish under XLA.
+
+    Raises:
+        ValueError: If a loss was negative that must not be.
+        FloatingPointError: If a loss or gradient was not finite, under the policy `"raise"`.
+    """
+    flags = np.asarray(state.nonfinite)
+    if not flags.any():
+        return
+    negative_tasks = [t for t, flag in zip(tasks, flags, strict=False) if flag >= NEGATIVE]
+    if negative_tasks or policy == "raise":
+        state.nonfinite.assign(np.zeros_like(flags))
+    if negative_tasks:
+        method = type(state.loss_weighting).__name__
+        raise ValueError(negative.describe(method, f"of task '{negative_tasks[0]}'"))
+    if policy == "raise":
+        raise FloatingPointError(describe(tasks, flags))
 
 
 def describe(tasks: Sequence[str], flags: Sequence[float]) -> str:

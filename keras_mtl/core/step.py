@@ -156,8 +156,14 @@ class Step:
         constants = self.state.constants.value
         return total + tf.reduce_sum((constants - 1.0) * weights * batch.losses) + batch.extra
 
+    @property
+    def refuses_negative(self) -> bool:
+        """Whether a negative loss must be watched for: some cannot be negative."""
+        known = all(role.nonnegative for role in self.weighting.roles)
+        return not (self.weighting.takes_negative_losses or known)
+
     def _guard(self) -> Guard:
-        if self._on_nonfinite is None:
+        if self._on_nonfinite is None and not self.refuses_negative:
             return Guard()
         methods = [self.weighting, self.state.gradient_balancing]
         others = list(self.model.non_trainable_variables)
@@ -168,8 +174,9 @@ class Step:
             self.state,
             self.model.optimizer,
             self.partition,
-            [variable for variable in others if variable.dtype.startswith("float")],
-            sticky=self._on_nonfinite == "raise",
+            _floats(others),
+            policy=self._on_nonfinite,
+            refuses_negative=self.refuses_negative,
         )
 
     def _log(
