@@ -40,8 +40,10 @@ def test_two_replicas_equal_one_device(case, strategy):
 @functools.cache
 def _plain_run(case):
     """Returns tasks, data, history, numbers, model and traces of a run step by step."""
-    # XLA draws other random numbers; with two tasks the draws make no difference.
-    tasks = TASKS[:2] if is_random(method_of(case())) else TASKS
+    # XLA draws other random numbers; they make no difference to a balancing of two tasks, nor
+    # to a weighting of one.
+    fewer = TASKS[:1] if "loss_weighting" in case() else TASKS[:2]
+    tasks = fewer if is_random(method_of(case())) else TASKS
     x, y = make_data(28, tasks)
     model = make_model(case, tasks, penalty=0.01, jit_compile=False)
     traces = TraceCounter(model)
