@@ -110,8 +110,9 @@ class MultiTaskModel(keras.Model):
             on_nonfinite: What to do where a loss or gradient is NaN or infinite: `"raise"` stops
                 with the task's name and applies no update, `"skip"` drops the update and counts
                 it in the logs, `None` does as plain Keras.
-            baselines: Dict from a metric's log name to its single-task value; logs `delta_m`, the
-                mean relative gain over them in percent, positive where better.
+            baselines: Dict from a metric's log name to its single-task value. Logs the mean
+                relative gain over them in percent, positive where better: `delta_m` over the
+                metrics given, `delta_p` over tasks, of each the mean over its metrics first.
 
         Raises:
             ValueError: If an argument names an unknown task or method, or cannot be had.

@@ -17,6 +17,7 @@ MONITORS = [
     ("val_loss", "down"),
     ("val_delta_m", "up"),
     ("delta_m", "up"),
+    ("val_delta_p", "up"),
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_mtl.core import checks, negative, task_metrics
+from keras_mtl.core import checks, gains, negative, task_metrics
 from keras_mtl.core.losses import TaskLoss
 from keras_mtl.core.losses import resolve as resolve_loss
 from keras_mtl.core.plan import TaskPlan
@@ -143,7 +143,7 @@ def _check_shared_objects(groups: list[dict[str, Any]]) -> None:
 
 
 def _check_log_names(metrics: Mapping[str, list[TaskMetric]]) -> None:
-    names = ["loss", "skipped_updates", "delta_m"]
+    names = ["loss", "skipped_updates", gains.DELTA_M, gains.DELTA_P]
     for task, entries in metrics.items():
         names += [f"{task}_loss", f"{task}_weight", *(entry.name for entry in entries)]
     twice = [name for name, count in Counter(names).items() if count > 1]

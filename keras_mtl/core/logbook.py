@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileMetrics
 
-from keras_mtl.core import checks
+from keras_mtl.core.gains import Gains
 from keras_mtl.core.losses import LossSum
 from keras_mtl.core.task_means import TaskMeans
 from keras_mtl.core.task_metrics import Direction, TaskMetric
@@ -23,7 +23,7 @@ class LogBook(CompileMetrics):
         tasks: List of strings, the tasks with a loss.
         task_metrics: Dict from task to its list of `TaskMetric`.
         skips: Boolean. Whether skipped updates are counted in the logs.
-        baselines: Optional dict from log name to its single-task value, for `delta_m`.
+        baselines: Optional dict from log name to its single-task value, for `Gains`.
     """
 
     def __init__(
@@ -42,37 +42,21 @@ class LogBook(CompileMetrics):
         self._skipped = keras.metrics.Sum(name="skipped_updates") if skips else None
         self._task_metrics = dict(task_metrics)
         self.built = True
-        self._baselines: dict[str, float] = {}
-        self._signs = self._check_baselines({} if baselines is None else baselines)
-        self._baselines = dict(baselines or {})
+        self._gains = Gains({} if baselines is None else baselines, self._entries())
 
-    def _check_baselines(self, baselines: Mapping[str, float]) -> dict[str, float]:
-        entries = {entry.name: entry for entry in self.metrics if entry.knows_direction}
-        if not isinstance(baselines, Mapping):
-            raise TypeError(
-                f"`baselines` must be a dict keyed by log name, received "
-                f"{checks.describe(baselines)}. Write `baselines={{'{next(iter(entries))}': ...}}`."
-            )
-        signs = {}
-        for name, value in baselines.items():
-            if name not in entries:
-                raise ValueError(
-                    f"`baselines` must be keyed by log names with a known direction. Expected "
-                    f"some of {list(entries)}, received '{name}'."
-                    + checks.suggestion(name, entries)
-                )
-            if checks.finite_number(f"baselines['{name}']", value) == 0:
-                raise ValueError(f"`baselines['{name}']` must not be 0: gains are relative to it.")
-            signs[name] = 1.0 if entries[name]._direction == "up" else -1.0
-        return signs
+    def _entries(self) -> dict[str, list[Any]]:
+        return {
+            task: [Direction(f"{task}_loss"), *self._task_metrics.get(task, [])]
+            for task in self._tasks
+        }
 
     @property
     def metrics(self) -> list[Any]:
         """The logged values in order, each with a `name`; what callbacks read."""
-        entries = [Direction(f"{task}_loss") for task in self._tasks]
-        for task in self._tasks:
-            entries += self._task_metrics.get(task, [])
-        return [*entries, *([Direction("delta_m", "up")] if self._baselines else [])]
+        groups = self._entries().values()
+        losses = [group[0] for group in groups]
+        metrics = [entry for group in groups for entry in group[1:]]
+        return [*losses, *metrics, *self._gains.entries]
 
     @property
     def variables(self) -> list[Any]:
@@ -125,8 +109,7 @@ class LogBook(CompileMetrics):
         for task in self._tasks:
             for entry in self._task_metrics.get(task, []):
                 logs.update(_named(task, entry))
-        if self._baselines:
-            logs["delta_m"] = self._delta_m(logs)
+        logs.update(self._gains.results(logs))
         if training:
             logs.update(self._by_task(self._weights, "weight"))
             if self._skipped is not None:
@@ -136,14 +119,6 @@ class LogBook(CompileMetrics):
     def _by_task(self, means: TaskMeans, suffix: str) -> dict[str, Any]:
         values = tf.unstack(means.result(), num=len(self._tasks))
         return {f"{task}_{suffix}": x for task, x in zip(self._tasks, values, strict=True)}
-
-    def _delta_m(self, logs: Mapping[str, Any]) -> Any:
-        # Maninis et al. 2019: the mean of (-1)^l (M - B) / B, l = 1 where lower is better.
-        gains = [
-            self._signs[name] * (logs[name] - base) / abs(base)
-            for name, base in self._baselines.items()
-        ]
-        return 100.0 * tf.reduce_mean(tf.stack(gains))
 
     def result(self) -> dict[str, Any]:
         return self.results(training=True)
