@@ -7,6 +7,7 @@ from keras_mtl.weighting.fixed import Fixed as Fixed
 from keras_mtl.weighting.geometric import Geometric as Geometric
 from keras_mtl.weighting.learned import Learned as Learned
 from keras_mtl.weighting.random import Random as Random
+from keras_mtl.weighting.scale_invariant import ScaleInvariant as ScaleInvariant
 from keras_mtl.weighting.uncertainty import Uncertainty as Uncertainty
 
 _registry = _Registry(__name__, LossWeighting, "loss_weighting", default="fixed")
