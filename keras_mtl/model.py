@@ -14,6 +14,7 @@ from keras_mtl.core.logbook import LogBook
 from keras_mtl.core.partition import Partition, Taps
 from keras_mtl.core.state import TaskValues, TrainingState
 from keras_mtl.core.step import Step
+from keras_mtl.hypergradients import hypergradient_for
 from keras_mtl.task import Task
 
 
@@ -191,6 +192,7 @@ class MultiTaskModel(keras.Model):
         partition = Partition(self, outputs)
         update.warn_if_nothing_shared(state.gradient_balancing, partition, self.trainable_variables)
         self._step = Step(self, plans, state, logbook, partition, policy)
+        self._step.before_step = hypergradient_for(self._step)
         self._feed = Feed(plans, self.output)
         self._plans = MappingProxyType(plans)
         if self.optimizer is None:

@@ -15,6 +15,7 @@ FLOORS = {
     "weighting": 2,
     "balancing": 2,
     "metrics": 2,
+    "hypergradients": 2.5,  # beside the model, which makes them
     "model": 3,
     "architectures": 4,
     "callbacks": 4,
@@ -24,7 +25,7 @@ FLOORS = {
     "plots": 5,
 }
 OPTIONAL = {"matplotlib", "keras_tuner", "tensorflow_datasets", "sklearn", "pandas", "scipy"}
-TENSORFLOW_MODULES = {"core", "model"}
+TENSORFLOW_MODULES = {"core", "hypergradients", "model"}
 
 
 def sources():

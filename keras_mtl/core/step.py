@@ -1,6 +1,6 @@
 """The training step: losses, weights, gradients, update, logs, in that order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -16,6 +16,7 @@ from keras_mtl.core.nonfinite import Guard, NonfiniteGuard
 from keras_mtl.core.partition import Partition
 from keras_mtl.core.passes import pass_for
 from keras_mtl.core.plan import BatchReader, TaskPlan
+from keras_mtl.core.side_effects import SideEffects
 
 
 class Measured(NamedTuple):
@@ -60,6 +61,8 @@ class Step:
         self._pass = pass_for(state.gradient_balancing, partition, self.model_variables)
         moved = [*self.model_variables, *_floats(model.non_trainable_variables)]
         self._kept = Kept(partition, moved, self.weighting)
+        self.effects = SideEffects(model)
+        self.before_step: Callable[[Any], None] | None = None
 
     @property
     def weighting(self) -> Any:
@@ -74,42 +77,83 @@ class Step:
             return self._train(data)
 
     def _train(self, data: Any) -> dict[str, Any]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = keras.utils.unpack_x_y_sample_weight(data)
+        if self.before_step is not None:
+            self.before_step(batch)
+        effects = self.effects.read() if self.weighting.needs_fresh_losses else None
         guard = self._guard()
         guard.before()
         before = self._kept.before()
         with self._pass(
             self.model_variables, self.partition, self.state.gradient_balancing
         ) as recording:
-            elements, sums, extra = self._forward(x, y, sample_weight, training=True)
-        batch = self._measure(sums, extra)
-        stopped = self.state.stopped.value > 0
-        active = tf.where(stopped, 0.0, batch.present)
+            elements, sums, extra = self.forward(*batch, training=True)
+        measured = self.measure(sums, extra)
+        active = self.active(measured)
         total, weights, own_gradients = value_and_gradient(
             lambda losses: self.weighting(losses, active),
-            batch.losses,
+            measured.losses,
             self.weighting.trainable_variables,
         )
         effective = self.state.constants.value * weights
         scale = update.loss_scale(self.model.optimizer)
-        factors = tf.math.divide_no_nan(effective, batch.denominators)
+        factors = tf.math.divide_no_nan(effective, measured.denominators)
         gradients = recording.gradients(
             [part.total for part in sums], factors, extra, active, scale
         )
-        counted = guard.inspect(batch.losses, batch.present, gradients)
-        self._update([*gradients, *self._own_parts(own_gradients, scale)], scale, guard, counted)
-        self.weighting.update_state(batch.losses, active)
-        idle = tf.logical_or(active <= 0, tf.logical_not(tf.math.is_finite(batch.losses)))
-        self._kept.put_back(before, stopped, idle)
+        counted = guard.inspect(measured.losses, measured.present, gradients)
+        own = self._own_parts(own_gradients, scale)
+        applied = self._update([*gradients, *own], scale, guard, counted)
+        self._move_weighting(batch, measured, active * applied, effects)
+        finite = tf.math.is_finite(measured.losses)
+        idle = tf.logical_not(tf.logical_and(active * applied > 0, finite))
+        self._kept.put_back(before, self.state.stopped.value > 0, idle)
         guard.after(counted)
-        loss = self._training_loss(total, weights, active, batch)
-        self._log(loss, x, elements, sums, effective, active, counted)
+        loss = self._training_loss(total, weights, active, measured)
+        self._log(loss, batch[0], elements, sums, effective, active, counted)
         return self._logs(self.model._loss_tracker.result(), training=True)
+
+    def active(self, measured: Measured) -> Any:
+        """Returns 1.0 for the tasks that take part, those present and not stopped."""
+        return tf.where(self.state.stopped.value > 0, 0.0, measured.present)
+
+    def effective_weights(self, measured: Measured) -> Any:
+        """Returns the weights with which the measured losses are differentiated."""
+        weights = self.weighting.compute_weights(measured.losses, self.active(measured))
+        return self.state.constants.value * weights
+
+    def tell_hypergradient(self, gradient: Any, active: Any) -> None:
+        """Hands a hypergradient to the loss weighting; for tasks that are not active nothing moves.
+
+        Args:
+            gradient: Tensor `(num_tasks,)`.
+            active: Float tensor `(num_tasks,)`.
+        """
+        finite = tf.reduce_all(tf.math.is_finite(gradient))
+        active = tf.where(finite, active, 0.0)
+        variables = [v for v in self.weighting.task_variables if not v.trainable]
+        before = [tf.identity(variable.value) for variable in variables]
+        gradient = tf.where(active > 0, gradient, 0.0)
+        self.weighting.update_from_hypergradient(gradient, active)
+        update.put_back(variables, before, [active <= 0] * len(variables))
+
+    def _move_weighting(
+        self, batch: Any, measured: Measured, active: Any, effects: list[Any] | None
+    ) -> None:
+        self.weighting.update_state(measured.losses, active)
+        if effects is None:
+            return
+        now = self.effects.read()
+        self.effects.rewind_random_states(effects)
+        _, sums, extra = self.forward(*batch, training=True)
+        fresh = self.measure(sums, extra).losses
+        self.effects.restore(now)
+        self.weighting.update_from_fresh_losses(measured.losses, fresh, active)
 
     def evaluate(self, data: Any) -> dict[str, Any]:
         """Measures this replica's part of a batch; returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        elements, sums, extra = self._forward(x, y, sample_weight, training=False)
+        elements, sums, extra = self.forward(x, y, sample_weight, training=False)
         self.logbook.update_losses(sums)
         self.logbook.update_metrics(elements)
         if extra is not None:
@@ -120,9 +164,10 @@ class Step:
         """Returns the `loss` of `evaluate`: weighting plays no part in it."""
         return self.logbook.evaluation_loss(self.state.constants.value)
 
-    def _forward(
+    def forward(
         self, x: Any, y: Any, sample_weight: Any, *, training: bool
     ) -> tuple[dict[str, Elements], list[LossSum], Any]:
+        """Returns each task's elements and local sums, and the extra terms of this replica."""
         predictions = self.model(x, training=training)
         elements = self._reader.read(x, y, predictions, sample_weight, training=training)
         sums = [plan.loss.sums(elements[name]) for name, plan in self._plans.items()]
@@ -131,7 +176,8 @@ class Step:
         extra = tf.add_n([tf.reduce_sum(term) for term in terms]) if terms else None
         return elements, sums, None if extra is None else extra / replicas.count()
 
-    def _measure(self, sums: Sequence[LossSum], extra: Any) -> Measured:
+    def measure(self, sums: Sequence[LossSum], extra: Any) -> Measured:
+        """Returns the losses over all replicas."""
         columns = [tf.stack(column) for column in zip(*sums, strict=True)]
         local = [tf.stop_gradient(column) for column in columns]
         local.append(tf.zeros(()) if extra is None else tf.stop_gradient(extra))
@@ -144,11 +190,15 @@ class Step:
         # Every replica has the whole gradient of the total; the optimizer adds them up.
         return [gradient * (scale / replicas.count()) for gradient in gradients]
 
-    def _update(self, gradients: list[Any], scale: Any, guard: Guard, counted: Any) -> None:
+    def _update(self, gradients: list[Any], scale: Any, guard: Guard, counted: Any) -> Any:
+        """Applies the gradients; returns 1.0 if the optimizer has taken them."""
         optimizer = self.model.optimizer
+        count = update.count_of_updates(optimizer)
         if update.needs_sum(optimizer):
             gradients = update.clip_over_replicas(optimizer, gradients, scale)
         guard.apply(counted, lambda parts: optimizer.apply(parts, self.variables), gradients)
+        applied = update.was_applied(optimizer, count)
+        return applied if counted is None else applied * tf.cast(counted, tf.float32)
 
     def _training_loss(self, total: Any, weights: Any, active: Any, batch: Measured) -> Any:
         # The user's constants stand outside the method: a weighted sum under constant weights.

@@ -128,6 +128,20 @@ def scales_dynamically(optimizer: Any) -> bool:
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
+def count_of_updates(optimizer: Any) -> Any:
+    """Returns how many updates a scaling optimizer has taken, or `None` for others."""
+    if not scales_dynamically(optimizer):
+        return None
+    return tf.identity(optimizer.inner_optimizer.iterations.value)
+
+
+def was_applied(optimizer: Any, count: Any) -> Any:
+    """Returns 1.0 if the optimizer has taken an update since `count_of_updates`, else 0.0."""
+    if count is None:
+        return tf.constant(1.0)
+    return tf.cast(optimizer.inner_optimizer.iterations.value > count, tf.float32)
+
+
 def _times(gradient: Any, factor: Any) -> Any:
     factor = tf.cast(factor, gradient.dtype)
     if isinstance(gradient, tf.IndexedSlices):

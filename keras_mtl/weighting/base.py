@@ -23,6 +23,9 @@ class LossWeighting(Method):
     `add_task_variable`, the state of a step in `update_state`, epochs in `on_epoch_begin`, the
     tasks' roles in `self.roles`. A method that is undefined for negative losses sets
     `takes_negative_losses = False`: such a loss stops with the task's name, also inside `fit`.
+    One that learns from what a step has done to the losses sets `needs_fresh_losses` and writes
+    `update_from_fresh_losses`; one that learns from how its weights change the main tasks' losses
+    names its `hypergradient` and writes `update_from_hypergradient`.
 
     Args:
         name: Optional string. Name of the layer.
@@ -32,6 +35,8 @@ class LossWeighting(Method):
     """
 
     takes_negative_losses = True
+    needs_fresh_losses = False
+    hypergradient: str | None = None
 
     def __call__(self, task_losses: Any, active: Any = None) -> Any:
         task_losses, active = self._standardize(task_losses, active)
@@ -77,4 +82,29 @@ class LossWeighting(Method):
         Args:
             task_losses: Tensor of shape `(num_tasks,)`, the step's global mean losses.
             active: Float tensor of shape `(num_tasks,)`, 1.0 for tasks present in the step.
+        """
+
+    def update_from_fresh_losses(self, task_losses: Any, fresh_losses: Any, active: Any) -> None:
+        """Hook: learns from the step; called after it where `needs_fresh_losses` is true.
+
+        Called in the graph and only where the update was applied: not where a loss scale
+        overflowed or a bad batch was dropped.
+
+        Args:
+            task_losses: Tensor of shape `(num_tasks,)`, the step's losses before the update.
+            fresh_losses: Tensor of shape `(num_tasks,)`, the losses on the same batch after it,
+                with the same dropout masks and with batch statistics that do not move.
+            active: Float tensor of shape `(num_tasks,)`, 1.0 for tasks present in the step.
+        """
+
+    def update_from_hypergradient(self, gradient: Any, active: Any) -> None:
+        """Hook: learns the weights; called before the step where `hypergradient` is set.
+
+        Called in the graph, where a main task is present. The batch is split: the model learns
+        from one half, virtually, and the other half tells what became of the main tasks.
+
+        Args:
+            gradient: Tensor of shape `(num_tasks,)`, the derivative of the main tasks' mean loss
+                on the second half with respect to the task weights used on the first.
+            active: Float tensor of shape `(num_tasks,)`, 1.0 for tasks present in the first half.
         """
