@@ -7,6 +7,7 @@ from keras_mtl.weighting.dynamic_weight_average import DynamicWeightAverage as D
 from keras_mtl.weighting.fixed import Fixed as Fixed
 from keras_mtl.weighting.geometric import Geometric as Geometric
 from keras_mtl.weighting.go4align import GO4Align as GO4Align
+from keras_mtl.weighting.imtl_l import IMTLL as IMTLL
 from keras_mtl.weighting.learned import Learned as Learned
 from keras_mtl.weighting.random import Random as Random
 from keras_mtl.weighting.running_scale import RunningScale as RunningScale
