@@ -11,6 +11,7 @@ if _keras.backend.backend() != "tensorflow":
 
 from keras_mtl import architectures as architectures
 from keras_mtl import balancing as balancing
+from keras_mtl import callbacks as callbacks
 from keras_mtl import heads as heads
 from keras_mtl import weighting as weighting
 from keras_mtl.architectures import build_model as build_model

@@ -1,0 +1,3 @@
+"""Callbacks: what acts on the tasks during `fit`."""
+
+from keras_mtl.callbacks.loss_weight_schedule import LossWeightSchedule as LossWeightSchedule

@@ -1,0 +1,30 @@
+"""What callbacks that act on tasks share."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_mtl.core import checks
+from keras_mtl.model import MultiTaskModel
+
+
+class TaskCallback(keras.callbacks.Callback):
+    """Base class of callbacks that act on the tasks of a `MultiTaskModel`."""
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model, which must have tasks."""
+        if not isinstance(model, MultiTaskModel):
+            raise TypeError(
+                f"{type(self).__name__} acts on the tasks of a MultiTaskModel, received "
+                f"{checks.describe(model)}. Make the model with "
+                "`keras_mtl.MultiTaskModel(inputs, outputs)`."
+            )
+        super().set_model(model)
+
+    def check_tasks(self, argument: str, tasks: Iterable[str]) -> None:
+        """Checks that all `tasks` are tasks of the model with a loss."""
+        known = list(self.model.loss_weights)
+        others = [task for task in self.model.tasks if task not in known]
+        given = dict.fromkeys(tasks)
+        checks.task_keys(argument, given, known, partial=True, without_loss=others)
