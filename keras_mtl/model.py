@@ -5,11 +5,13 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import keras
+import numpy as np
 
 from keras_mtl import balancing, weighting
 from keras_mtl.core import checks, compilation, nonfinite, serving, update
-from keras_mtl.core.epoch_start import EpochStart
+from keras_mtl.core.epoch_start import EpochStart, savers_last
 from keras_mtl.core.feed import Feed, translated
+from keras_mtl.core.kept import DETACHED, HEADS
 from keras_mtl.core.logbook import LogBook
 from keras_mtl.core.partition import Partition, Taps
 from keras_mtl.core.state import TaskValues, TrainingState
@@ -319,9 +321,27 @@ class MultiTaskModel(keras.Model):
         state = self._state()
         return TaskValues("task_weights", list(self._plans), state.effective, read_only=True)
 
-    def stop_task(self, task: str) -> None:
-        """Stops training `task`: it is absent from now on, and its head stays as it is."""
-        self._stopped()[task] = 1.0
+    def stop_task(self, task: str, *, head: str = "freeze") -> None:
+        """Stops training `task`: from now on it is absent, for the trunk and for the methods.
+
+        Args:
+            task: String. The task's name.
+            head: `"freeze"` leaves its private variables as they are; `"train"` trains them on,
+                with its constant loss weight, behind a stop-gradient. The first time that costs
+                a trace, unless `prepare_detached_heads` was called before.
+        """
+        checks.one_of("head", head, list(HEADS))
+        self._stopped()[task] = HEADS[head]
+        if head == "train":
+            self.prepare_detached_heads()
+
+    def prepare_detached_heads(self) -> None:
+        """Makes the next step one in which `stop_task(..., head="train")` needs no new trace."""
+        self._state()
+        if not self._step.detachable:
+            self._step.let_heads_train_alone(True)
+            if self.train_function is not None:
+                self.make_train_function(force=True)
 
     def resume_task(self, task: str) -> None:
         """Resumes training a stopped `task`."""
@@ -467,6 +487,9 @@ class MultiTaskModel(keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         if self.train_function is None or force:
             self._follow_trainable()
+            # Restored in this state, or stopped before the model was frozen in part.
+            if np.any(np.asarray(self._training_state.stopped) == DETACHED):
+                self._step.let_heads_train_alone(True)
             super().make_train_function(force=True)
             policy = self._compile_arguments["on_nonfinite"]
             if policy == "raise" or self._step.refuses_negative:
@@ -484,7 +507,9 @@ class MultiTaskModel(keras.Model):
                 "Call `compile` again."
             )
         policy = self._compile_arguments["on_nonfinite"]
+        detachable = self._step.detachable
         self._ready_step(self._plans, self._training_state, self._step.logbook, policy)
+        self._step.let_heads_train_alone(detachable)
 
     def _reporting(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Reports bad batches after each execution."""
@@ -512,10 +537,10 @@ class MultiTaskModel(keras.Model):
         if isinstance(callbacks, keras.callbacks.CallbackList):
             # One that was used before holds the hook of that time.
             given = [part for part in callbacks.callbacks if not isinstance(part, EpochStart)]
-            callbacks.callbacks = [hook, *given]
+            callbacks.callbacks = [hook, *savers_last(given)]
             return callbacks
-        given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
-        return [hook, *(callback for callback in given if callback is not None)]
+        given = [part for part in keras.tree.flatten(callbacks) if part is not None]
+        return [hook, *savers_last(given)]
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # A functional model is built, and `compile` builds the rest: stock Keras draws a batch

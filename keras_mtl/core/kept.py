@@ -9,6 +9,11 @@ from keras_mtl.core import replicas, update
 from keras_mtl.core.partition import Partition
 
 
+# What `TrainingState.stopped` says of a stopped task's head.
+FROZEN, DETACHED = 1.0, 2.0
+HEADS = {"freeze": FROZEN, "train": DETACHED}
+
+
 class Kept:
     """Remembers variables before a step and puts them back after it, where their task is out.
 

@@ -1,6 +1,7 @@
 """The backward passes of a step: one for the sum, or one a task, balanced."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,14 +22,22 @@ class SummedPass:
         variables: List of Keras variables, the order of the gradients.
         partition: `Partition` of the model.
         balancing: Gradient balancing, or `None`.
+        detachable: Boolean. Whether tasks that are not active may still train their heads.
     """
 
     persistent = False
 
-    def __init__(self, variables: Sequence[Any], partition: Partition, balancing: Any) -> None:
+    def __init__(
+        self,
+        variables: Sequence[Any],
+        partition: Partition,
+        balancing: Any,
+        detachable: bool = False,
+    ) -> None:
         self.variables = list(variables)
         self.partition = partition
         self.balancing = balancing
+        self.detachable = detachable
         self.tape = tf.GradientTape(persistent=self.persistent)
 
     def __enter__(self) -> "SummedPass":
@@ -57,6 +66,19 @@ class SummedPass:
         targets = [*totals, *_given(extra)]
         seeds = [*tf.unstack(factors * scale), *([scale] if extra is not None else [])]
         return self.tape.gradient(targets, self.variables, output_gradients=seeds)
+
+    def _matrix(self, gradients: Sequence[Any], like: Any, active: Any, scale: Any) -> Any:
+        """Stacks one gradient a task into `(num_tasks, size)`, in float32, without loss scale."""
+        like = getattr(like, "value", like)
+        rows = [
+            tf.zeros([tf.size(like)], tf.float32)
+            if gradient is None
+            else tf.cast(tf.reshape(tf.convert_to_tensor(gradient), [-1]), tf.float32)
+            for gradient in gradients
+        ]
+        matrix = tf.stack(rows) / scale
+        # The rows of absent tasks are 0 by their factor, those of detached ones are not.
+        return tf.where(active[:, None] > 0, matrix, 0.0) if self.detachable else matrix
 
     def _private(self) -> list[list[Any]]:
         return [self.partition.private(self.variables, task) for task in self.partition.tasks]
@@ -89,7 +111,7 @@ class ParametersPass(SummedPass):
         self, shared: Sequence[Any], rows: Sequence[Sequence[Any]], active: Any, scale: Any
     ) -> list[Any]:
         parts = [
-            _matrix([row[index] for row in rows], variable, scale)
+            self._matrix([row[index] for row in rows], variable, active, scale)
             for index, variable in enumerate(shared)
         ]
         # The gradients are summed over replicas, not their Gramians: these do not add up.
@@ -106,12 +128,18 @@ class ParametersPass(SummedPass):
 class FeaturesPass(SummedPass):
     """One backward pass a task down to the cut, balanced there, and one through the trunk."""
 
-    def __init__(self, variables: Sequence[Any], partition: Partition, balancing: Any) -> None:
+    def __init__(
+        self,
+        variables: Sequence[Any],
+        partition: Partition,
+        balancing: Any,
+        detachable: bool = False,
+    ) -> None:
         # Branches inside a nested trunk are private, but lie above the cut: they take passes of
         # the outer tape.
         self._above = [partition.private_above_cuts(variables, task) for task in partition.tasks]
         self.persistent = any(self._above)
-        super().__init__(variables, partition, balancing)
+        super().__init__(variables, partition, balancing, detachable)
         self.taps = Taps(partition)
 
     def __enter__(self) -> "FeaturesPass":
@@ -128,20 +156,30 @@ class FeaturesPass(SummedPass):
     ) -> list[Any]:
         taps, collected, rows = self.taps.taps, _Sum(self.variables), []
         reused = self.partition.shared_read_alone(self.variables)
-        for total, factor, private in zip(
-            totals, tf.unstack(factors * scale), self._private_below(), strict=True
+        for index, (total, factor, private) in enumerate(
+            zip(totals, tf.unstack(factors * scale), self._private_below(), strict=True)
         ):
-            beyond = private + reused
-            sources = [*taps, *(variable.value for variable in beyond)]
+            sources = [*taps, *(variable.value for variable in private + reused)]
             found = self.taps.tape.gradient(total, sources, output_gradients=factor)
             rows.append(found[: len(taps)])
-            collected.add(beyond, found[len(taps) :])
+            own = found[len(taps) :]
+            collected.add(private, own[: len(private)])
+            collected.add(reused, self._attached(own[len(private) :], active[index]))
         self._add_private_above(collected, totals, factors * scale, extra, scale)
         targets = [*self.taps.cuts, *_given(extra)]
         seeds = [*self._balance(rows, active, scale), *([scale] if extra is not None else [])]
         trunk = _without(self.variables, list(chain.from_iterable(self._above)))
         collected.add(trunk, self.tape.gradient(targets, trunk, output_gradients=seeds))
         return collected.gradients
+
+    def _attached(self, gradients: Sequence[Any], active: Any) -> list[Any]:
+        """Returns the gradients of shared variables, none of a task that is not active."""
+        if not self.detachable:
+            return list(gradients)
+        return [
+            None if part is None else tf.where(active > 0, tf.convert_to_tensor(part), 0)
+            for part in gradients
+        ]
 
     def _private_below(self) -> list[list[Any]]:
         return [
@@ -162,7 +200,8 @@ class FeaturesPass(SummedPass):
     def _balance(self, rows: Sequence[Sequence[Any]], active: Any, scale: Any) -> list[Any]:
         taps = self.taps.taps
         parts = [
-            _matrix([row[index] for row in rows], tap, scale) for index, tap in enumerate(taps)
+            self._matrix([row[index] for row in rows], tap, active, scale)
+            for index, tap in enumerate(taps)
         ]
         # Each replica holds the features of its own examples: here the Gramians do add up.
         gramian = replicas.total([_gramian(parts)])[0]
@@ -173,13 +212,40 @@ class FeaturesPass(SummedPass):
         ]
 
 
-def pass_for(balancing: Any, partition: Partition, variables: Sequence[Any]) -> type[SummedPass]:
-    """Returns the kind of backward pass that a balancing needs and the graph allows."""
-    if balancing is None or not partition.shared(variables):
-        return SummedPass
-    if balancing.scope == "parameters":
-        return ParametersPass
-    return FeaturesPass if partition.cuts else SummedPass
+class SummedRows:
+    """Adds up the gradients of the active tasks: no balancing, where tasks must be told apart."""
+
+    task_variables: tuple[Any, ...] = ()
+    non_trainable_variables: tuple[Any, ...] = ()
+
+    def combine(self, gradients: Sequence[Any], gramian: Any, active: Any) -> list[Any]:
+        """Returns the sum of the rows of each part."""
+        del gramian
+        return [tf.tensordot(active, part, axes=1) for part in gradients]
+
+
+def pass_for(
+    balancing: Any, partition: Partition, variables: Sequence[Any], *, detachable: bool
+) -> Callable[[], SummedPass]:
+    """Returns a function that makes the backward pass of a step.
+
+    Args:
+        balancing: Gradient balancing, or `None`.
+        partition: `Partition` of the model.
+        variables: List of Keras variables, the order of the gradients.
+        detachable: Boolean. Whether some tasks may train their heads alone.
+    """
+    scope = "none" if balancing is None else balancing.scope
+    if not partition.shared(variables):
+        kind = SummedPass
+    elif balancing is None and detachable:
+        # Nothing shared must hear of a detached task: the gradients are taken task by task.
+        balancing = SummedRows()
+        kind = FeaturesPass if partition.cuts else ParametersPass
+    else:
+        kind = {"none": SummedPass, "parameters": ParametersPass}.get(scope, FeaturesPass)
+        kind = kind if partition.cuts or scope != "features" else SummedPass
+    return partial(kind, variables, partition, balancing, detachable)
 
 
 class _Sum:
@@ -209,18 +275,6 @@ def _add(first: Any, second: Any) -> Any:
 
 def _given(value: Any) -> list[Any]:
     return [] if value is None else [value]
-
-
-def _matrix(gradients: Sequence[Any], like: Any, scale: Any) -> Any:
-    """Stacks one gradient a task into `(num_tasks, size)`, in float32 and without loss scale."""
-    like = getattr(like, "value", like)
-    rows = [
-        tf.zeros([tf.size(like)], tf.float32)
-        if gradient is None
-        else tf.cast(tf.reshape(tf.convert_to_tensor(gradient), [-1]), tf.float32)
-        for gradient in gradients
-    ]
-    return tf.stack(rows) / scale
 
 
 def _gramian(parts: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_mtl.core import replicas, update
 from keras_mtl.core.derivatives import value_and_gradient
-from keras_mtl.core.kept import Kept
+from keras_mtl.core.kept import DETACHED, FROZEN, Kept
 from keras_mtl.core.labels import Elements
 from keras_mtl.core.logbook import LogBook
 from keras_mtl.core.losses import LossSum
@@ -58,11 +58,21 @@ class Step:
         self._reader = BatchReader(plans, [tensor.name for tensor in model.inputs])
         self.model_variables = list(model.trainable_variables)
         self.variables = self.model_variables + list(self.weighting.trainable_variables)
-        self._pass = pass_for(state.gradient_balancing, partition, self.model_variables)
+        self.let_heads_train_alone(False)
         moved = [*self.model_variables, *_floats(model.non_trainable_variables)]
         self._kept = Kept(partition, moved, self.weighting)
         self.effects = SideEffects(model)
         self.before_step: Callable[[Any], None] | None = None
+
+    def let_heads_train_alone(self, detachable: bool) -> None:
+        """Sets whether tasks may be detached: a dearer backward pass where nothing balances."""
+        self.detachable = detachable
+        self._pass = pass_for(
+            self.state.gradient_balancing,
+            self.partition,
+            self.model_variables,
+            detachable=detachable,
+        )
 
     @property
     def weighting(self) -> Any:
@@ -84,9 +94,7 @@ class Step:
         guard = self._guard()
         guard.before()
         before = self._kept.before()
-        with self._pass(
-            self.model_variables, self.partition, self.state.gradient_balancing
-        ) as recording:
+        with self._pass() as recording:
             elements, sums, extra = self.forward(*batch, training=True)
         measured = self.measure(sums, extra)
         active = self.active(measured)
@@ -97,7 +105,7 @@ class Step:
         )
         effective = self.state.constants.value * weights
         scale = update.loss_scale(self.model.optimizer)
-        factors = tf.math.divide_no_nan(effective, measured.denominators)
+        factors = tf.math.divide_no_nan(self._applied(effective), measured.denominators)
         gradients = recording.gradients(
             [part.total for part in sums], factors, extra, active, scale
         )
@@ -107,7 +115,7 @@ class Step:
         self._move_weighting(batch, measured, active * applied, effects)
         finite = tf.math.is_finite(measured.losses)
         idle = tf.logical_not(tf.logical_and(active * applied > 0, finite))
-        self._kept.put_back(before, self.state.stopped.value > 0, idle)
+        self._kept.put_back(before, tf.equal(self.state.stopped.value, FROZEN), idle)
         guard.after(counted)
         loss = self._training_loss(total, weights, active, measured)
         self._log(loss, batch[0], elements, sums, effective, active, counted)
@@ -116,6 +124,13 @@ class Step:
     def active(self, measured: Measured) -> Any:
         """Returns 1.0 for the tasks that take part, those present and not stopped."""
         return tf.where(self.state.stopped.value > 0, 0.0, measured.present)
+
+    def _applied(self, effective: Any) -> Any:
+        """Returns the weights that the gradients take: a detached head trains with its constant."""
+        if not self.detachable:
+            return effective
+        detached = tf.equal(self.state.stopped.value, DETACHED)
+        return tf.where(detached, self.state.constants.value, effective)
 
     def effective_weights(self, measured: Measured) -> Any:
         """Returns the weights with which the measured losses are differentiated."""
