@@ -8,6 +8,8 @@ import numpy as np
 
 from keras_mtl.core import checks
 
+_KEPT = "kept_"
+
 
 class TrainingState(keras.layers.Layer):
     """Holds the constants, stopped tasks and last weights, and saves every random state.
@@ -41,21 +43,44 @@ class TrainingState(keras.layers.Layer):
         self.effective = self._variable("task_weights", size)
         # One flag a task, and one for what all tasks share.
         self.nonfinite = self._variable("nonfinite", size + 1)
+        self._kept: dict[str, Any] = {}
         self.built = True
 
     def _variable(self, name: str, size: int) -> Any:
+        return self._zeros(name, (size,), "float32")
+
+    def _zeros(self, name: str, shape: Sequence[int], dtype: str) -> Any:
         return self.add_weight(
-            shape=(size,),
+            shape=tuple(shape),
             initializer="zeros",
+            dtype=dtype,
             trainable=False,
             name=name,
             aggregation="only_first_replica",
         )
 
+    def keep(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Any:
+        """Returns the variable saved with the model under `name`: made once, zeros at first.
+
+        For callbacks: what they keep in Python is lost when a run is killed. A file loaded before
+        anybody asks for the variable makes it, with the file's values.
+
+        Args:
+            name: String without "/".
+            shape: Tuple of integers; a kept variable of another shape is replaced.
+            dtype: String.
+        """
+        variable = self._kept.get(name)
+        if variable is None or tuple(variable.shape) != tuple(shape):
+            self._kept[name] = self._zeros(name, shape, dtype)
+        return self._kept[name]
+
     def save_own_variables(self, store: Any) -> None:
         """Saves the variables by name, then the state of each seed generator."""
         for name in ("constants", "stopped", "effective"):
             store[name] = np.asarray(getattr(self, name))
+        for name, variable in self._kept.items():
+            store[f"{_KEPT}{name}"] = np.asarray(variable)
         for index, generator in enumerate(self._list_seed_generators()):
             store[f"seed_{index}"] = np.asarray(generator.state)
 
@@ -64,6 +89,9 @@ class TrainingState(keras.layers.Layer):
         for name in ("constants", "stopped", "effective"):
             if name in store:
                 getattr(self, name).assign(np.asarray(store[name]))
+        for key in filter(lambda key: key.startswith(_KEPT), store.keys()):
+            value = np.asarray(store[key])
+            self.keep(key.removeprefix(_KEPT), value.shape, str(value.dtype)).assign(value)
         for index, generator in enumerate(self._list_seed_generators()):
             if f"seed_{index}" in store:
                 generator.state.assign(np.asarray(store[f"seed_{index}"]))
