@@ -8,7 +8,6 @@ import tensorflow as tf
 from keras_mtl.core import replicas, update
 from keras_mtl.core.partition import Partition
 
-
 # What `TrainingState.stopped` says of a stopped task's head.
 FROZEN, DETACHED = 1.0, 2.0
 HEADS = {"freeze": FROZEN, "train": DETACHED}
