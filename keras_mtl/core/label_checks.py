@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_mtl.core.labels import align, split_missing
-from keras_mtl.core.losses import TaskLoss, crossentropy, resolve
 from keras_mtl.core.plan import TaskPlan
 
 _ASSERTION = re.compile(r"(`y\['.*?) :: *\] *\[(.*?)\]", re.DOTALL)
@@ -43,7 +42,7 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
     if isinstance(labels, tf.RaggedTensor | tf.SparseTensor):
         return
     labels = _tensor(plan, labels)
-    plan = _by_shape(plan, labels, tuple(prediction_shape))
+    plan = replace(plan, loss=plan.loss.for_shapes(labels.shape, prediction_shape))
     if not (plan.is_sparse or plan.loss.elementwise or plan.loss.by_row):
         return
     _check_shape(plan, labels, tuple(prediction_shape))
@@ -53,19 +52,6 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
                 raise ValueError(f"{rule.message} Received {rule.received.numpy()}.")
         else:
             tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received])
-
-
-def _by_shape(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> TaskPlan:
-    """Returns the plan with the loss that `"crossentropy"` stands for with these shapes."""
-    if plan.loss.function is not crossentropy or labels.shape.rank in (0, None):
-        return plan
-    if shape[-1] == 1:
-        name = "binary_crossentropy"
-    elif labels.shape.rank < len(shape) or labels.shape[-1] == 1:
-        name = "sparse_categorical_crossentropy"
-    else:
-        name = "categorical_crossentropy"
-    return replace(plan, loss=TaskLoss(plan.name, resolve(plan.name, name)))
 
 
 def _is_shape(shape: Any) -> bool:

@@ -4,13 +4,14 @@ This file alone decides by what a loss is divided: Keras divides `Loss` objects 
 replicas, bare functions not, and masks and weights change what a mean is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_mtl.core import checks, replicas
+from keras_mtl.core.by_shape import CROSSENTROPY
 from keras_mtl.core.labels import Elements, fit
 
 # Losses that are means over the last axis of a function of one label and one prediction.
@@ -53,11 +54,7 @@ class LossSum(NamedTuple):
 
 def crossentropy(y_true: Any, y_pred: Any) -> Any:
     """The cross-entropy that fits the shapes, as Keras picks it for `"crossentropy"`."""
-    if y_pred.shape[-1] == 1:
-        return keras.losses.binary_crossentropy(y_true, y_pred)
-    if y_true.shape.rank < y_pred.shape.rank or y_true.shape[-1] == 1:
-        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
-    return keras.losses.categorical_crossentropy(y_true, y_pred)
+    return CROSSENTROPY.pick(y_true.shape, y_pred.shape)(y_true, y_pred)
 
 
 def resolve(task: str, identifier: Any) -> Any:
@@ -131,6 +128,12 @@ class TaskLoss:
     def function(self) -> Any:
         """The Keras function behind the loss, or `None`."""
         return function_of(self.loss)
+
+    def for_shapes(self, labels: tf.TensorShape, predictions: Sequence[int | None]) -> "TaskLoss":
+        """Returns the loss that `"crossentropy"` stands for with these shapes, else this one."""
+        if self.function is not crossentropy or labels.rank is None:
+            return self
+        return TaskLoss(self.task, resolve(self.task, CROSSENTROPY.pick(labels, predictions)))
 
     @property
     def by_row(self) -> bool:

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_mtl.core import checks
+from keras_mtl.core.by_shape import ACCURACY
 from keras_mtl.core.labels import Elements, fit
 from keras_mtl.core.losses import ELEMENTWISE, crossentropy, function_of
 
@@ -18,11 +19,7 @@ _ELEMENTWISE_METRICS = (*ELEMENTWISE, keras.metrics.binary_accuracy)
 
 def accuracy(y_true: Any, y_pred: Any) -> Any:
     """The accuracy that fits the shapes, as Keras picks it for `"accuracy"`."""
-    if y_pred.shape[-1] == 1:
-        return keras.metrics.binary_accuracy(y_true, y_pred)
-    if y_true.shape.rank < y_pred.shape.rank or y_true.shape[-1] == 1:
-        return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
-    return keras.metrics.categorical_accuracy(y_true, y_pred)
+    return ACCURACY.pick(y_true.shape, y_pred.shape)(y_true, y_pred)
 
 
 _BY_SHAPE = {"accuracy": accuracy, "acc": accuracy, "crossentropy": crossentropy}
