@@ -104,10 +104,20 @@ def one_of(argument: str, value: object, allowed: Collection[Any]) -> None:
 
 def positive_integer(argument: str, value: object) -> int:
     """Returns `value`, if it is an integer >= 1."""
+    return _integer_from(1, argument, value)
+
+
+def nonnegative_integer(argument: str, value: object) -> int:
+    """Returns `value`, if it is an integer >= 0."""
+    return _integer_from(0, argument, value)
+
+
+def _integer_from(minimum: int, argument: str, value: object) -> int:
+    message = f"`{argument}` must be an integer >= {minimum}, received {describe(value)}."
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{argument}` must be an integer >= 1, received {describe(value)}.")
-    if value < 1:
-        raise ValueError(f"`{argument}` must be an integer >= 1, received {describe(value)}.")
+        raise TypeError(message)
+    if value < minimum:
+        raise ValueError(message)
     return value
 
 
