@@ -13,6 +13,7 @@ from keras_mtl.weighting.random import Random as Random
 from keras_mtl.weighting.revised_uncertainty import RevisedUncertainty as RevisedUncertainty
 from keras_mtl.weighting.running_scale import RunningScale as RunningScale
 from keras_mtl.weighting.scale_invariant import ScaleInvariant as ScaleInvariant
+from keras_mtl.weighting.smooth_tchebycheff import SmoothTchebycheff as SmoothTchebycheff
 from keras_mtl.weighting.tchebycheff import Tchebycheff as Tchebycheff
 from keras_mtl.weighting.uncertainty import Uncertainty as Uncertainty
 
