@@ -171,3 +171,25 @@ def test_clipping_leaves_learned_task_weights_alone(clipping, replicated, strate
     if clipping == "global_clipnorm":
         assert np.linalg.norm(moved) == pytest.approx(1e-3, rel=1e-3)
     assert np.abs(moved).max() <= 1e-3 * (1 + 1e-3)
+
+
+ONE_HOT = np.eye(3, dtype="float32")[np.arange(8) % 3]
+UNLABELLED = np.where(np.arange(8)[:, None] < 2, np.nan, ONE_HOT)
+STEPS = np.eye(3, dtype="int32")[np.arange(8 * 4).reshape(8, 4) % 3]
+
+
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "crossentropy", "mse"])
+@pytest.mark.parametrize("labels", [ONE_HOT, UNLABELLED, STEPS], ids=["rows", "missing", "steps"])
+def test_the_accuracy_of_a_classification_head_follows_the_labels_of_the_loss(loss, labels):
+    shape = labels.shape[1:-1]
+    head = keras_mtl.heads.Classification(3, pooling=None)
+    trunk = keras.layers.Dense(4, name="trunk")
+    model = keras_mtl.architectures.hard_sharing(keras.Input((*shape, 3)), trunk, {"job": head})
+    model.compile("sgd", loss={"job": loss})
+    x = np.random.default_rng(0).normal(size=(8, *shape, 3)).astype("float32")
+
+    found = model.evaluate(x, {"job": labels}, return_dict=True, verbose=0)
+
+    right = model.predict(x, verbose=0)["job"].argmax(-1) == labels.argmax(-1)
+    known = ~np.isnan(labels).any(axis=-1)
+    assert found["job_accuracy"] == pytest.approx(right[known].mean())

@@ -49,7 +49,7 @@ class Head(keras.layers.Layer):
         )
 
     def default_metrics(self) -> list[Any]:
-        """Returns fresh metrics that `compile(metrics="auto")` uses; none by default."""
+        """Returns the metrics that `compile(metrics="auto")` uses, by name or fresh; else none."""
         return []
 
     def decode(self, predictions: Any) -> Any:

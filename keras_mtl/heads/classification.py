@@ -17,7 +17,8 @@ class Classification(DenseHead):
     loss is computed from the logits either way. Adds `(channels + 1) * num_classes` parameters.
 
     Args:
-        num_classes: Integer >= 2. Labels are integers from 0 to `num_classes - 1`.
+        num_classes: Integer >= 2. Labels are integers from 0 to `num_classes - 1`; one-hot where
+            the task is given a loss for these, such as `"categorical_crossentropy"`.
         activation: `"softmax"` for probabilities (default), or `None` for logits.
         pooling: `"avg"` (default) or `"max"` over the axes between batch and channels, leaving
             padding out; `None` keeps them.
@@ -62,8 +63,9 @@ class Classification(DenseHead):
     def default_loss(self) -> keras.Loss:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=self.activation is None)
 
-    def default_metrics(self) -> list[keras.Metric]:
-        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    def default_metrics(self) -> list[str]:
+        # By name: which accuracy it is follows the labels, class ids or one-hot.
+        return ["accuracy"]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_classes": self.num_classes}

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mtl
+from keras_mtl.core import task_metrics
 from keras_mtl.heads import Classification
 
 
@@ -49,7 +50,7 @@ def test_extreme_logits_give_the_exact_loss_and_a_gradient(activation):
 @pytest.mark.parametrize("activation", ["softmax", None])
 def test_default_metric_counts_right_answers(activation):
     head = identity_head(activation=activation)
-    (metric,) = head.default_metrics()
+    (metric,) = task_metrics.resolve("digit", head.default_metrics())
     metric.update_state(np.array([1, 1, 0, 0]), head(np.array([[0.0, 1], [1, 0], [1, 0], [2, 1]])))
     assert (metric.name, float(metric.result())) == ("accuracy", 0.75)
 
