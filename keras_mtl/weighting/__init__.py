@@ -9,6 +9,7 @@ from keras_mtl.weighting.geometric import Geometric as Geometric
 from keras_mtl.weighting.go4align import GO4Align as GO4Align
 from keras_mtl.weighting.imtl_l import IMTLL as IMTLL
 from keras_mtl.weighting.learned import Learned as Learned
+from keras_mtl.weighting.loss_balanced import LossBalanced as LossBalanced
 from keras_mtl.weighting.random import Random as Random
 from keras_mtl.weighting.revised_uncertainty import RevisedUncertainty as RevisedUncertainty
 from keras_mtl.weighting.running_scale import RunningScale as RunningScale
