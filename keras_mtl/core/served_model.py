@@ -1,0 +1,64 @@
+"""A model's single tasks, as models and as endpoints."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_mtl.core import checks, serving
+from keras_mtl.core.task_controls import TaskControls
+
+
+class ServedModel(TaskControls):
+    """A model that serves its tasks together or one by one."""
+
+    def task_model(self, task: str) -> keras.Model:
+        """Returns the single-task functional model of `task`, which shares this one's weights."""
+        checks.task_keys("task", {task: None}, list(self.tasks), partial=True)
+        return keras.Model(self.input, self.output[task], name=f"{self.name}_{task}")
+
+    def export(
+        self,
+        filepath: str,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Exports for serving: the main tasks together, and one endpoint a task.
+
+        The SavedModel has the signatures `serving_default` and `serve_<task>`, whose inputs bear
+        the model's input names; plain TensorFlow loads it. A head with several outputs is served
+        flat as `<task>_<output>`.
+
+        Args:
+            filepath: String. Where to write.
+            format: As in Keras; formats other than the default hold one signature.
+            verbose: As in Keras.
+            tasks: Optional list of task names; by default those that are not auxiliary.
+            kwargs: Further arguments of Keras' export of that format.
+
+        Raises:
+            ValueError: If a task is unknown, or all tasks are auxiliary and none is named.
+        """
+        if isinstance(tasks, str):
+            raise TypeError(
+                f"`tasks` must be a list of task names, received {checks.describe(tasks)}. Write "
+                f"`tasks=['{tasks}']`."
+            )
+        main = [task for task, spec in self.tasks.items() if not spec.auxiliary]
+        chosen = main if tasks is None else list(tasks)
+        checks.task_keys("tasks", dict.fromkeys(chosen), list(self.tasks), partial=True)
+        if not chosen:
+            raise ValueError(
+                "`tasks` must name a task to export: all of "
+                f"{list(self.tasks)} are auxiliary. Write `tasks=[...]`."
+            )
+        if format == "tf_saved_model":
+            serving.export(
+                str(filepath), self, chosen, verbose=verbose is None or verbose, **kwargs
+            )
+            return
+        part = keras.Model(self.input, {task: self.output[task] for task in chosen})
+        part.export(filepath, format=format, verbose=verbose, **kwargs)

@@ -1,0 +1,72 @@
+"""What may be changed of a compiled model while it trains: constants, and which tasks train."""
+
+from collections.abc import Mapping
+
+import keras
+
+from keras_mtl.core import checks
+from keras_mtl.core.kept import HEADS
+from keras_mtl.core.state import TaskValues, TrainingState
+
+
+class TaskControls(keras.Model):
+    """A model whose tasks can be weighted, stopped and resumed during `fit`."""
+
+    @property
+    def loss_weights(self) -> TaskValues:
+        """The user's constants: a live mapping, saved with the model; set to change them."""
+        state = self._state()
+        return TaskValues("loss_weights", list(self._plans), state.constants)
+
+    @loss_weights.setter
+    def loss_weights(self, values: Mapping[str, float]) -> None:
+        mapping = self.loss_weights
+        checks.task_keys("loss_weights", values, list(mapping), partial=True)
+        checked = {
+            task: checks.finite_weight(f"loss_weights['{task}']", value)
+            for task, value in values.items()
+        }
+        mapping.update(checked)
+
+    @property
+    def task_weights(self) -> TaskValues:
+        """The effective weights of the last step, read-only: derivative of the total times c."""
+        state = self._state()
+        return TaskValues("task_weights", list(self._plans), state.effective, read_only=True)
+
+    def stop_task(self, task: str, *, head: str = "freeze") -> None:
+        """Stops training `task`: from now on it is absent, for the trunk and for the methods.
+
+        Args:
+            task: String. The task's name.
+            head: `"freeze"` leaves its private variables as they are; `"train"` trains them on,
+                with its constant loss weight, behind a stop-gradient. The first time that costs
+                a trace, unless `prepare_detached_heads` was called before.
+        """
+        checks.one_of("head", head, list(HEADS))
+        self._stopped()[task] = HEADS[head]
+        if head == "train":
+            self.prepare_detached_heads()
+
+    def prepare_detached_heads(self) -> None:
+        """Makes the next step one in which `stop_task(..., head="train")` needs no new trace."""
+        self._state()
+        if not self._step.detachable:
+            self._step.let_heads_train_alone(True)
+            if self.train_function is not None:
+                self.make_train_function(force=True)
+
+    def resume_task(self, task: str) -> None:
+        """Resumes training a stopped `task`."""
+        self._stopped()[task] = 0.0
+
+    def _stopped(self) -> TaskValues:
+        state = self._state()
+        return TaskValues("task", list(self._plans), state.stopped)
+
+    def _state(self) -> TrainingState:
+        if not self.compiled:
+            raise RuntimeError(
+                "`compile` must be called first: before it the model has no weights a task."
+            )
+        return self._training_state
