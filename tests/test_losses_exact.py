@@ -172,6 +172,62 @@ def test_class_weights_multiply_sample_weights_in_training_only():
     np.testing.assert_allclose([logs[k] for k in expected], list(expected.values()), rtol=1e-5)
 
 
+CLASS_IDS = np.arange(ROWS) % 3
+WEIGHTED_BY_CLASS = {
+    "yes or no": (BinaryClassification(), (), CLASS_IDS % 2, CLASS_IDS % 2),
+    "nearly yes or no": (BinaryClassification(), (), 0.1 + 0.8 * (CLASS_IDS % 2), CLASS_IDS % 2),
+    "class ids": (Classification(3), (), CLASS_IDS, CLASS_IDS),
+    "class ids in a column": (Classification(3), (), CLASS_IDS[:, None], CLASS_IDS),
+    "one-hot": (Classification(3), (), np.eye(3)[CLASS_IDS], CLASS_IDS),
+    "steps": (
+        Classification(3, pooling=None),
+        (5,),
+        (np.arange(ROWS * 5) % 3).reshape(ROWS, 5),
+        (np.arange(ROWS * 5) % 3).reshape(ROWS, 5),
+    ),
+}
+NAMED = {
+    "yes or no": "binary_crossentropy",
+    "nearly yes or no": "binary_crossentropy",
+    "one-hot": "categorical_crossentropy",
+}
+
+
+@pytest.mark.parametrize("picked", [True, False], ids=["picked by shape", "named"])
+@pytest.mark.parametrize("kind", WEIGHTED_BY_CLASS)
+def test_class_weights_follow_the_labels_that_the_loss_reads(kind, picked):
+    head, steps, labels, classes = WEIGHTED_BY_CLASS[kind]
+    loss = "crossentropy" if picked else NAMED.get(kind, "sparse_categorical_crossentropy")
+    inputs, trunk = keras.Input((*steps, 4), name="x"), keras.layers.Dense(5, name="trunk")
+    model = keras_mtl.architectures.hard_sharing(inputs, trunk, {"a": Task(head, loss=loss)})
+    model.compile(keras.optimizers.SGD(0.0))
+    x = random.normal(size=(ROWS, *steps, 4)).astype("float32")
+    table = {0: 2.0, 1: 0.25, 2: 3.0} if isinstance(head, Classification) else {0: 2.0, 1: 0.25}
+
+    logs = model.train_on_batch(x, {"a": labels}, class_weight={"a": table}, return_dict=True)
+
+    p = model.predict(x, verbose=0)["a"]
+    if isinstance(head, Classification):
+        errors = -np.log(np.take_along_axis(p, classes[..., None], axis=-1))[..., 0]
+    else:
+        errors = yes_no_errors(labels, p)[:, 0]
+    by_class = np.array([table[label] for label in classes.ravel()]).reshape(classes.shape)
+    np.testing.assert_allclose(logs["a_loss"], (errors * by_class).mean(), rtol=1e-5)
+
+
+def test_class_weights_serve_outputs_without_a_channel_axis():
+    inputs = keras.Input((4,), name="x")
+    probability = keras.ops.squeeze(keras.layers.Dense(1, activation="sigmoid")(inputs), axis=-1)
+    model = keras_mtl.MultiTaskModel(inputs, {"a": probability})
+    model.compile(keras.optimizers.SGD(0.0), loss="binary_crossentropy")
+    labels, table = CLASS_IDS % 2, {0: 2.0, 1: 0.25}
+
+    logs = model.train_on_batch(X, {"a": labels}, class_weight={"a": table}, return_dict=True)
+
+    weighted = yes_no_errors(labels, predicted(model, "a")) * np.where(labels, 0.25, 2.0)
+    np.testing.assert_allclose(logs["a_loss"], weighted.mean(), rtol=1e-5)
+
+
 def test_where_trains_and_measures_a_task_on_positive_rows_only():
     model = build({"clicked": BinaryClassification(), "price": Task(Regression(), where="clicked")})
     clicked = np.array([1, 0, 0, 1, 1, -1, 0, 0, 1, 1])

@@ -174,7 +174,8 @@ class Feed:
                 f"`{argument}` needs a task with class labels, but the loss of '{plan.name}' is "
                 f"'{plan.loss.loss.name}'. Use `sample_weight` for it."
             )
-        if plan.is_binary and shape[-1] != 1:
+        binary = plan.is_binary or shape[-1] == 1
+        if binary and len(shape) > 1 and shape[-1] != 1:
             raise ValueError(
                 f"`{argument}` has no meaning for {shape[-1]} labels a row. Use `sample_weight`."
             )
@@ -183,7 +184,7 @@ class Feed:
                 f"`{argument}` must be a dict from class id to weight, received "
                 f"{checks.describe(weights)}. Write {{0: 1.0, 1: 2.0}}."
             )
-        size = 2 if plan.is_binary else shape[-1]
+        size = 2 if binary else shape[-1]
         table = [1.0] * size
         for label, weight in weights.items():
             if label not in range(size):

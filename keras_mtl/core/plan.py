@@ -108,7 +108,7 @@ class BatchReader:
             )
         labels, mask = split_missing(align(labels, predictions), plan.ignore_class)
         if training and plan.class_weight is not None:
-            weight = times(weight, _class_weights(plan, labels))
+            weight = times(weight, _class_weights(plan, labels, predictions))
         return Elements(labels, predictions, mask, padding, rows, weight)
 
     def _padding(self, plan: TaskPlan, x: Any, predictions: Any) -> Any:
@@ -131,8 +131,9 @@ def _weight_of(sample_weight: Any, task: str) -> Any:
     return tf.cast(leaves[0], tf.float32) if leaves else None
 
 
-def _class_weights(plan: TaskPlan, labels: Any) -> Any:
+def _class_weights(plan: TaskPlan, labels: Any, predictions: Any) -> Any:
     table = tf.constant(plan.class_weight, tf.float32)
-    sparse = plan.is_sparse or labels.shape[-1] == 1 or labels.shape.rank == 1
-    ids = tf.cast(labels, tf.int32) if sparse else tf.argmax(labels, axis=-1)
-    return tf.gather(table, ids)
+    if plan.loss.for_shapes(labels.shape, predictions.shape).by_row:
+        return tf.gather(table, tf.argmax(labels, axis=-1))
+    # Smoothed labels count as the class they are nearest to, as in Keras.
+    return tf.gather(table, tf.cast(tf.round(tf.cast(labels, tf.float32)), tf.int32))
