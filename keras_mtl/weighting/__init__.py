@@ -3,6 +3,9 @@
 from keras_mtl.core.registry import Registry as _Registry
 from keras_mtl.weighting.analytic_uncertainty import AnalyticUncertainty as AnalyticUncertainty
 from keras_mtl.weighting.base import LossWeighting as LossWeighting
+from keras_mtl.weighting.coefficient_of_variation import (
+    CoefficientOfVariation as CoefficientOfVariation,
+)
 from keras_mtl.weighting.dynamic_weight_average import DynamicWeightAverage as DynamicWeightAverage
 from keras_mtl.weighting.fixed import Fixed as Fixed
 from keras_mtl.weighting.geometric import Geometric as Geometric
