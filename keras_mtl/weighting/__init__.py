@@ -7,6 +7,7 @@ from keras_mtl.weighting.coefficient_of_variation import (
     CoefficientOfVariation as CoefficientOfVariation,
 )
 from keras_mtl.weighting.dynamic_weight_average import DynamicWeightAverage as DynamicWeightAverage
+from keras_mtl.weighting.famo import FAMO as FAMO
 from keras_mtl.weighting.fixed import Fixed as Fixed
 from keras_mtl.weighting.geometric import Geometric as Geometric
 from keras_mtl.weighting.go4align import GO4Align as GO4Align
