@@ -122,11 +122,32 @@ def test_bad_validation_labels_are_refused_before_the_first_step(model, source):
         fit(model, X, labels(), validation_data=bad if len(bad) > 1 else bad[0])
 
 
-@pytest.mark.parametrize("source", ["arrays", "PyDataset", "generator"])
-def test_bad_values_in_validation_labels_are_refused_before_the_first_step(model, source):
-    bad = SOURCES[source](labels(job=np.full(ROWS, 7)))
-    with pytest.raises(ValueError, match=r"`y\['job'\]` must hold class ids.* Received 7"):
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", ["shape", "class too high", "unknown marker", "fraction"])
+def test_bad_values_in_validation_labels_are_refused_before_the_first_step(model, name, source):
+    changed, message = BAD_LABELS[name]
+    bad = SOURCES[source](labels(**changed))
+    with pytest.raises(ValueError, match=message):
         fit(model, X, labels(), validation_data=bad if len(bad) > 1 else bad[0])
+
+
+@pytest.mark.parametrize("source", ["tf.data", "cached", "drawn", "generator"])
+def test_checking_validation_data_loses_no_batch(source, tmp_path):
+    data = {
+        "tf.data": lambda: dataset_of(labels()),
+        "cached": lambda: dataset_of(labels()).cache(str(tmp_path / "cache")),
+        "drawn": lambda: tf.data.Dataset.from_generator(
+            lambda: batches_of(labels()), output_signature=dataset_of(labels()).element_spec
+        ),
+        "generator": lambda: batches_of(labels()),
+    }[source]()
+    model = build(keras.optimizers.SGD(0.0))
+
+    history = model.fit(X, labels(), validation_data=data, validation_steps=2, verbose=0).history
+
+    expected = model.evaluate(X, labels(), verbose=0, return_dict=True)
+    assert history["val_job_loss"][0] == pytest.approx(expected["job_loss"], rel=1e-5)
+    assert history["val_age_mae"][0] == pytest.approx(expected["age_mae"], rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["evaluate", "train_on_batch", "test_on_batch"])
@@ -231,6 +252,8 @@ def test_data_sets_must_yield_labels_by_task_in_batches(model):
         fit(model, pairs.map(lambda x, y: (x, (y["sex"], y["job"], y["age"]))).batch(4))
     with pytest.raises(ValueError, match=r"rows of a batch, received a scalar.*`dataset.batch"):
         fit(model, pairs)
+    with pytest.raises(ValueError, match=r"must yield `\(x, y\)`.*Expected keys"):
+        fit(model, X, labels(), validation_data=pairs.map(lambda x, y: x).batch(4))
 
 
 def test_a_generator_loses_no_batch():

@@ -58,10 +58,17 @@ class Feed:
         return not (isinstance(x, tf.data.Dataset) or inspect.isgenerator(x))
 
     def prepare_validation(self, data: Any) -> Any:
-        """Returns `validation_data`, checked."""
+        """Returns `validation_data`, checked; of data sets and generators the first batch."""
         if isinstance(data, tuple | list) and len(data) in (2, 3):
             return self.prepare(*data)
-        return data if data is None else self.prepare(data)[0]
+        if data is None:
+            return None
+        prepared = self.prepare(data)[0]
+        if isinstance(data, tf.data.Dataset):
+            # The checks in the pipeline would find a bad label at the end of an epoch.
+            for element in data.take(1):
+                self._check_element(element)
+        return prepared
 
     def check_labels(self, y: Any) -> None:
         """Checks the keys, shapes, dtypes and values of all labels."""
