@@ -79,9 +79,8 @@ def method_of(arguments):
 
 def is_random(method):
     """Tells whether a method declares, with its reason, that it draws at random."""
-    reason = getattr(method, "random", None)
-    assert reason is None or len(reason) > 20
-    return reason is not None
+    assert method.random is None or len(method.random) > 20
+    return method.random is not None
 
 
 TASKS = ("size", "kind", "flag")
