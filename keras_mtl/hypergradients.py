@@ -68,9 +68,8 @@ class HalfBatches:
 
 
 def _halves(data: Any) -> list[Any]:
-    flat = [part for part in tf.nest.flatten(data) if part is not None]
-    middle = (tf.shape(flat[0])[0] + 1) // 2
-    return [_rows(data, slice(None, middle)), _rows(data, slice(middle, None))]
+    # Every other row, so that replicas with an even number of rows split as one device does.
+    return [_rows(data, slice(start, None, 2)) for start in (0, 1)]
 
 
 def _rows(data: Any, rows: slice) -> Any:
@@ -99,7 +98,7 @@ class OneStepHypergradient:
         rate = tf.cast(step.model.optimizer.learning_rate, tf.float32)
         gradient, first = batches.gradient(0, step.effective_weights)
         _shift(variables, before, gradient, -rate)
-        slope, second = batches.gradient(1, lambda measured: self._main() * measured.present)
+        slope, second = batches.gradient(1, self._main)
         epsilon = tf.math.divide_no_nan(PERTURBATION, tf.linalg.global_norm(slope))
         losses = []
         for sign in (1.0, -1.0):
@@ -109,11 +108,12 @@ class OneStepHypergradient:
         batches.restore()
         products = tf.math.divide_no_nan(losses[0] - losses[1], 2.0 * epsilon)
         hypergradient = -rate * step.state.constants.value * products
-        active = step.active(first) * tf.reduce_max(self._main() * second.present)
+        active = step.active(first) * tf.reduce_max(self._main(second))
         step.tell_hypergradient(hypergradient, active)
 
-    def _main(self) -> Any:
-        return _main_tasks(self.step)
+    def _main(self, measured: Measured) -> Any:
+        """Returns 1.0 for the main tasks that take part, `(num_tasks,)`."""
+        return _main_tasks(self.step) * self.step.active(measured)
 
 
 def _main_tasks(step: Step) -> Any:

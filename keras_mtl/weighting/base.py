@@ -100,11 +100,12 @@ class LossWeighting(Method):
     def update_from_hypergradient(self, gradient: Any, active: Any) -> None:
         """Hook: learns the weights; called before the step where `hypergradient` is set.
 
-        Called in the graph, where a main task is present. The batch is split: the model learns
-        from one half, virtually, and the other half tells what became of the main tasks.
+        Called in the graph, where a main task is present. The batch is split by every other row:
+        the model learns from one half, virtually, and the other half tells what became of the
+        main tasks.
 
         Args:
-            gradient: Tensor of shape `(num_tasks,)`, the derivative of the main tasks' mean loss
-                on the second half with respect to the task weights used on the first.
+            gradient: Tensor of shape `(num_tasks,)`, the derivative of the sum of the main
+                tasks' losses on the second half with respect to the task weights used on the first.
             active: Float tensor of shape `(num_tasks,)`, 1.0 for tasks present in the first half.
         """
