@@ -1,3 +1,4 @@
 """Callbacks: what acts on the tasks during `fit`."""
 
 from keras_mtl.callbacks.loss_weight_schedule import LossWeightSchedule as LossWeightSchedule
+from keras_mtl.callbacks.task_early_stopping import TaskEarlyStopping as TaskEarlyStopping
