@@ -54,5 +54,5 @@ def describe(method: str, task: str, received: str = "") -> str:
     return (
         f"`loss_weighting` {method} is undefined for negative losses: the loss {task} must be "
         f">= 0{received}. Use a loss that is bounded by 0, or a weighting without logarithms "
-        "or products of losses, such as 'fixed' or 'uncertainty'."
+        "or ratios of losses, such as 'fixed' or 'learned'."
     )

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mtl.core import checks
+from keras_mtl.core import checks, shares
 from keras_mtl.weighting.base import LossWeighting
 
 MIN_LOSS = 1e-8
@@ -61,8 +61,8 @@ class AnalyticUncertainty(LossWeighting):
         # w = softmax(1 / (sg[L] T)), sg the stop-gradient of the paper
         inverse = 1.0 / ops.maximum(task_losses, MIN_LOSS)
         logits = inverse / max(self.temperature, MIN_TEMPERATURE)
-        weights = ops.softmax(ops.where(active > 0, logits, -1e30))
-        return ops.sum(active * ops.stop_gradient(weights) * task_losses)
+        weights = shares.softmax(logits, active)
+        return ops.sum(ops.stop_gradient(weights) * task_losses)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mtl.core import checks
+from keras_mtl.core import checks, shares
 from keras_mtl.weighting.base import LossWeighting
 
 # Far beyond it a softmax is one-hot anyway; without it 1e8 / 1e-38 is infinite.
@@ -62,8 +62,7 @@ class DynamicWeightAverage(LossWeighting):
         self.mean_before = self.add_task_variable("mean_before")
 
     def call(self, task_losses: Any, active: Any) -> Any:
-        logits = ops.where(active > 0, self._ratios() / self.temperature, -1e30)
-        weights = ops.sum(active) * ops.softmax(logits)
+        weights = ops.sum(active) * shares.softmax(self._ratios() / self.temperature, active)
         return ops.sum(ops.stop_gradient(weights) * task_losses)
 
     def _ratios(self) -> Any:

@@ -7,12 +7,10 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_mtl.core import checks, task_values
+from keras_mtl.core import checks, shares, task_values
 from keras_mtl.core.roles import TaskRole
 from keras_mtl.core.task_adam import TaskAdam
 from keras_mtl.weighting.base import LossWeighting
-
-ABSENT = -1e30
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -123,7 +121,7 @@ class FAMO(LossWeighting):
         distances = self._distances(task_losses)
         # w_i = c z_i / D_i = softmax(x - log D)_i, which neither over- nor underflows.
         logits = self.logits - ops.log(distances)
-        weights = ops.softmax(ops.where(active > 0, logits, ABSENT))
+        weights = shares.softmax(logits, active)
         # sum_i c z_i log D_i, with c z_i = w_i D_i a constant
         factors = ops.stop_gradient(weights * distances)
         return ops.sum(active * factors * ops.log(distances))
@@ -153,9 +151,10 @@ class FAMO(LossWeighting):
         before, after = (ops.where(known, losses, 1.0) for losses in (before, after))
         progress = ops.log(self._distances(before)) - ops.log(self._distances(after))
         # The derivative of sum_i z_i progress_i with respect to the logits.
-        shares = ops.softmax(ops.where(known, self.logits, ABSENT))
-        gradient = shares * (progress - ops.sum(shares * progress))
-        self._adam.apply(self.logits, gradient, ops.cast(known, "float32"))
+        known = ops.cast(known, "float32")
+        z = shares.softmax(self.logits, known)
+        gradient = z * (progress - ops.sum(z * progress))
+        self._adam.apply(self.logits, gradient, known)
 
     def get_config(self) -> dict[str, Any]:
         return {

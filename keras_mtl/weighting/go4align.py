@@ -5,13 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mtl.core import checks
+from keras_mtl.core import checks, shares
 from keras_mtl.core.kmeans import group_means
 from keras_mtl.weighting.base import LossWeighting
 
 MIN_LOSS = 1e-8
 MAX_WEIGHT = 1e6
-ABSENT = -1e30
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -81,8 +80,7 @@ class GO4Align(LossWeighting):
     def call(self, task_losses: Any, active: Any) -> Any:
         losses = ops.maximum(task_losses, MIN_LOSS)
         log_shares = self.log_shares + self._share_steps(losses, active)
-        shares = ops.softmax(ops.where(active > 0, log_shares, ABSENT))
-        indicators = ops.sum(active * losses) / losses * shares
+        indicators = ops.sum(active * losses) / losses * shares.softmax(log_shares, active)
         indicators = ops.clip(indicators, 1.0 / MAX_WEIGHT, MAX_WEIGHT)
         weights = group_means(indicators, active, self.num_groups)
         return ops.sum(active * ops.stop_gradient(weights) * task_losses)
@@ -91,8 +89,8 @@ class GO4Align(LossWeighting):
         """Returns by how much the log shares change: the active tasks' shares keep their sum."""
         # Q_t = sigma[Q_(t-1) exp(-beta L_t)], with sigma as a shift of all logarithms
         decay = -self.step_size * losses
-        before = ops.log_softmax(ops.where(active > 0, self.log_shares, ABSENT))
-        return decay - ops.logsumexp(ops.where(active > 0, before + decay, ABSENT))
+        before = shares.log_softmax(self.log_shares, active)
+        return decay - ops.logsumexp(ops.where(active > 0, before + decay, shares.ABSENT))
 
     def update_state(self, task_losses: Any, active: Any) -> None:
         task_losses, active = self._standardize(task_losses, active)

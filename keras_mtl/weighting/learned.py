@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mtl.core import checks
+from keras_mtl.core import checks, shares
 from keras_mtl.weighting.base import LossWeighting
 
 BOUND = 20.0
@@ -59,8 +59,7 @@ class Learned(LossWeighting):
     def call(self, task_losses: Any, active: Any) -> Any:
         # log w = log m + log softmax(s); at least 1 for m, because all tasks may be absent.
         num_active = ops.maximum(ops.sum(active), 1.0)
-        logits = ops.where(active > 0, self.logits, -1e30)
-        log_weights = ops.log(num_active) + ops.log_softmax(logits)
+        log_weights = ops.log(num_active) + shares.log_softmax(self.logits, active)
         barrier = -self.strength * log_weights
         return ops.sum(active * (ops.exp(log_weights) * task_losses + barrier))
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mtl.core import checks
+from keras_mtl.core import checks, shares
 from keras_mtl.weighting.base import LossWeighting
 
 MIN_LOSS = 1e-8
@@ -14,7 +14,6 @@ MIN_LOSS = 1e-8
 MAX_WEIGHT = 1e10
 # No loss is negative here.
 UNKNOWN = -1.0
-ABSENT = -1e30
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -85,7 +84,7 @@ class LossBalanced(LossWeighting):
         first = ops.maximum(self._first_losses(task_losses), MIN_LOSS)
         logs = self.alpha * ops.log(ops.maximum(task_losses, MIN_LOSS) / first)
         if self.normalize:
-            weights = ops.sum(active) * ops.softmax(ops.where(active > 0, logs, ABSENT))
+            weights = ops.sum(active) * shares.softmax(logs, active)
         else:
             weights = ops.exp(ops.minimum(logs, math.log(MAX_WEIGHT)))
         return ops.sum(active * ops.stop_gradient(weights) * task_losses)

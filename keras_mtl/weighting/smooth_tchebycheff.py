@@ -9,10 +9,10 @@ from keras import ops
 
 from keras_mtl.core import checks, task_values
 from keras_mtl.core.roles import TaskRole
+from keras_mtl.core.shares import ABSENT
 from keras_mtl.weighting.base import LossWeighting
 
 MIN_LOSS = 1e-8
-ABSENT = -1e30
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")

@@ -72,6 +72,14 @@ def test_absent_task_leaves_the_direction_of_the_others(balancing_case):
     np.testing.assert_allclose(both, alone, rtol=1e-6, atol=1e-6)
 
 
+def test_one_task_alone_has_a_finite_weight(weighting_case):
+    weighting = method_of(weighting_case())
+    for loss in (2.0, 1.0, 0.5):
+        assert np.all(np.isfinite(weighting.compute_weights([loss])))
+        weighting.update_state([loss], active=[1.0])
+        weighting.on_epoch_begin()
+
+
 def test_permuting_the_tasks_permutes_the_weights(weighting_case):
     plain, permuted = (_drawing_alike(weighting_case, num_tasks=3) for _ in range(2))
     order = [2, 0, 1]
