@@ -1,0 +1,40 @@
+"""The step benchmark measures what it says against plain Keras."""
+
+import importlib
+import pathlib
+
+import keras
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def step_cost():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("step_cost")
+
+
+def test_interval_of_the_median_by_ranks(step_cost):
+    # 100 values: ranks 50 -+ 9.8.
+    assert step_cost.median_interval([float(value) for value in range(100)]) == (40.0, 59.0)
+
+
+def test_limits_by_kind_of_method(step_cost):
+    assert step_cost.limit("uncertainty", 8) == 1.03
+    assert step_cost.limit("mgda:features", 8) == 1.15
+    assert step_cost.limit("mgda:parameters", 4) == pytest.approx(3 * 1.15)
+    assert step_cost.limit("famo", 2) is None
+
+
+@pytest.mark.slow
+def test_both_models_of_a_pair_train_from_the_same_weights(step_cost):
+    models = [
+        step_cost.build(cls, "mlp", 2) for cls in (keras.Model, step_cost.keras_mtl.MultiTaskModel)
+    ]
+    for model in models:
+        step_cost.stepper(model, 2, jit_compile=False)(1)
+    for plain, own in zip(*(model.get_weights() for model in models), strict=True):
+        assert abs(plain - own).max() < 1e-5
+    assert len(step_cost.measure("mlp", 2, ["fixed"], 2, 1, jit_compile=False)["fixed"]) == 2
