@@ -68,8 +68,10 @@ class HalfBatches:
 
 
 def _halves(data: Any) -> list[Any]:
-    # Every other row, so that replicas with an even number of rows split as one device does.
-    return [_rows(data, slice(start, None, 2)) for start in (0, 1)]
+    # Every other row of the global batch, so that replicas split it as one device does.
+    flat = [part for part in tf.nest.flatten(data) if part is not None]
+    before = replicas.sum_before(tf.shape(flat[0])[0])
+    return [_rows(data, slice((before + half) % 2, None, 2)) for half in (0, 1)]
 
 
 def _rows(data: Any, rows: slice) -> Any:

@@ -126,6 +126,17 @@ def test_one_step_hypergradient_equals_the_numerical_derivative(replicated, stra
     np.testing.assert_allclose(weighting.gradient, expected, rtol=0.02, atol=1e-5)
 
 
+def test_replicas_split_an_odd_number_of_rows_as_one_device_does(strategy):
+    y, found = {task: part[:6] for task, part in Y.items()}, []
+    for scope in (contextlib.nullcontext(), strategy.scope()):
+        with scope:
+            model = build(Recorder(hypergradient="one_step"))
+        model.fit(X[:6], y, batch_size=6, verbose=0)
+        found.append(np.asarray(model._training_state.loss_weighting.gradient))
+    # Rounding of losses, divided by a perturbation of 0.01.
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
 def test_a_hook_is_not_told_of_an_absent_or_stopped_main_task_or_an_overflow():
     model = build(Recorder(hypergradient="one_step"))
     gone = {**Y, "main": np.full_like(Y["main"], np.nan)}

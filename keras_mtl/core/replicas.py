@@ -24,6 +24,15 @@ def total(tensors: Sequence[Any]) -> list[Any]:
     return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors))
 
 
+def sum_before(number: Any) -> Any:
+    """Returns the sum of an integer over the replicas before this one; inside the step."""
+    if count() == 1:
+        return 0
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    numbers = total([tf.one_hot(replica, count(), on_value=number, off_value=0)])[0]
+    return tf.reduce_sum(tf.where(tf.range(count()) < replica, numbers, 0))
+
+
 def assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
     """Assigns each replica's value to its copy of the variable, inside the step.
 
