@@ -13,6 +13,7 @@ from keras_mtl import architectures as architectures
 from keras_mtl import balancing as balancing
 from keras_mtl import callbacks as callbacks
 from keras_mtl import heads as heads
+from keras_mtl import plots as plots
 from keras_mtl import weighting as weighting
 from keras_mtl.architectures import build_model as build_model
 from keras_mtl.model import MultiTaskModel as MultiTaskModel
