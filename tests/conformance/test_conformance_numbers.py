@@ -3,7 +3,15 @@
 import keras
 import numpy as np
 import pytest
-from conformance_support import is_random, make_data, make_model, method_of, values
+from conformance_support import (
+    TASKS,
+    is_random,
+    make_data,
+    make_model,
+    method_of,
+    methods,
+    values,
+)
 
 EDGES = [
     pytest.param([0.0, 0.0, 0.0], id="all zero"),
@@ -92,6 +100,26 @@ def test_permuting_the_tasks_permutes_the_weights(weighting_case):
         for method, shown in ((plain, losses), (permuted, losses[order])):
             method.update_state(shown, active=np.ones(3))
             method.on_epoch_begin()
+
+
+def test_permuting_the_tasks_with_their_roles_leaves_the_training(weighting_case):
+    # Draws are for the first task, the second and so on: any order of one task is the same.
+    tasks = TASKS[:1] if is_random(method_of(weighting_case())) else TASKS
+    order = [2, 0, 1] if len(tasks) == 3 else [0]
+    permuted = tuple(tasks[index] for index in order)
+    models = [make_model(weighting_case, t, auxiliary=tasks[1:2]) for t in (tasks, permuted)]
+    for layer in models[0].layers[1:]:
+        models[1].get_layer(layer.name).set_weights(layer.get_weights())
+    for model in models:
+        x, y = make_data(16, tuple(model.output))
+        model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    for layer in models[0].layers[1:]:
+        found = models[1].get_layer(layer.name).get_weights()
+        for mine, other in zip(found, layer.get_weights(), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+    plain, other = (methods(model)[0].task_variables for model in models)
+    for mine, moved in zip(plain, other, strict=True):
+        np.testing.assert_allclose(moved, np.asarray(mine)[order], rtol=1e-4, atol=1e-6)
 
 
 def test_permuting_the_tasks_leaves_the_direction(balancing_case):
