@@ -1,0 +1,87 @@
+"""The two halves of a batch: one to learn from, one to tell what came of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mtl.core import replicas, update
+from keras_mtl.core.losses import LossSum
+from keras_mtl.core.step import Measured, Step
+
+
+class HalfBatches:
+    """The two halves of a batch, run through the model without a trace.
+
+    Args:
+        step: The training `Step`.
+        data: This replica's part of a batch.
+    """
+
+    def __init__(self, step: Step, data: Any) -> None:
+        self.step = step
+        self.variables = step.model_variables
+        self._halves = _halves(data)
+        self._effects = step.effects.read()
+
+    def losses(self, half: int) -> tuple[list[LossSum], Any, Measured]:
+        """Returns local sums, the replica's extra terms and global losses of half 0 or 1."""
+        # The same dropout masks in every pass: what differs is the variables.
+        self.step.effects.rewind_random_states(self._effects)
+        _, sums, extra = self.step.forward(*self._halves[half], training=True)
+        return sums, extra, self.step.measure(sums, extra)
+
+    def gradient(self, half: int, weigh: Callable[[Measured], Any]) -> tuple[list[Any], Measured]:
+        """Returns the global gradient of the weighted losses of a half, and what was measured.
+
+        Args:
+            half: Integer, 0 or 1.
+            weigh: Function from what was measured to the weight of each task, `(num_tasks,)`.
+        """
+        with tf.GradientTape() as tape:
+            sums, _, measured = self.losses(half)
+        factors = tf.math.divide_no_nan(weigh(measured), measured.denominators)
+        return self.summed(tape, [part.total for part in sums], factors), measured
+
+    def summed(self, tape: Any, targets: Sequence[Any], factors: Any) -> list[Any]:
+        """Returns the gradient of sum_k factor_k target_k over all replicas, dense, in float32."""
+        # Scaled as in the step, since small gradients vanish in float16.
+        scale = update.loss_scale(self.step.model.optimizer)
+        found = tape.gradient(targets, self.variables, output_gradients=tf.unstack(factors * scale))
+        dense = [
+            tf.zeros(variable.shape)
+            if gradient is None
+            else tf.cast(tf.convert_to_tensor(gradient), tf.float32) / scale
+            for variable, gradient in zip(self.variables, found, strict=True)
+        ]
+        return replicas.total(dense)
+
+    def main(self, measured: Measured) -> Any:
+        """Returns 1.0 for the main tasks that take part, `(num_tasks,)`."""
+        roles = self.step.weighting.roles
+        main = tf.constant([0.0 if role.auxiliary else 1.0 for role in roles])
+        return main * self.step.active(measured)
+
+    def tell(self, derivative: Any, first: Measured, second: Measured) -> None:
+        """Leaves the model as it was and hands a derivative to the loss weighting.
+
+        Args:
+            derivative: Tensor `(num_tasks,)`, that of the main tasks' losses on half 1 with
+                respect to the weight of each loss on half 0, the user's constant included.
+            first: What was measured on half 0.
+            second: What was measured on half 1.
+        """
+        self.step.effects.restore(self._effects)
+        active = self.step.active(first) * tf.reduce_max(self.main(second))
+        self.step.tell_hypergradient(self.step.state.constants.value * derivative, active)
+
+
+def _halves(data: Any) -> list[Any]:
+    # Every other row of the global batch, so that replicas split it as one device does.
+    flat = [part for part in tf.nest.flatten(data) if part is not None]
+    before = replicas.sum_before(tf.shape(flat[0])[0])
+    return [_rows(data, slice((before + half) % 2, None, 2)) for half in (0, 1)]
+
+
+def _rows(data: Any, rows: slice) -> Any:
+    return tf.nest.map_structure(lambda part: None if part is None else part[rows], data)
