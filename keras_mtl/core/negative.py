@@ -1,5 +1,6 @@
 """Negative losses, where a weighting is undefined for them, as under a logarithm."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,28 +8,33 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mtl.core.losses import CROSSENTROPIES, TaskLoss, crossentropy
+from keras_mtl.core.losses import TaskLoss
 
-# Never negative for labels that pass the checks before training.
+# Never negative, by rounding neither, for labels that pass the checks before training and whatever
+# the predictions. Not here: losses of whole rows, whose labels are not checked for their values;
+# KL divergence, negative where the labels add up to less than the predictions; log-cosh, which is
+# -1e-7 near 0; binary focal cross-entropy, of which a power may be that of a negative number.
 NONNEGATIVE = (
-    *CROSSENTROPIES,
-    crossentropy,
+    keras.losses.binary_crossentropy,
+    keras.losses.sparse_categorical_crossentropy,
     keras.losses.mean_squared_error,
     keras.losses.mean_absolute_error,
     keras.losses.mean_absolute_percentage_error,
     keras.losses.mean_squared_logarithmic_error,
     keras.losses.huber,
-    keras.losses.log_cosh,
     keras.losses.hinge,
     keras.losses.squared_hinge,
     keras.losses.categorical_hinge,
-    keras.losses.kl_divergence,
 )
+# The range in which an argument keeps a loss of the list on it.
+_RANGES = {"label_smoothing": (0.0, 1.0), "delta": (0.0, math.inf)}
 
 
 def is_nonnegative(loss: TaskLoss) -> bool:
     """Whether a loss is known never to be negative."""
-    return loss.function in NONNEGATIVE
+    arguments = getattr(loss.loss, "_fn_kwargs", {})
+    usual = all(low <= arguments.get(name, low) <= high for name, (low, high) in _RANGES.items())
+    return usual and loss.function in NONNEGATIVE
 
 
 def check(method: str, task_losses: Any, active: Any, tasks: Sequence[str]) -> None:
