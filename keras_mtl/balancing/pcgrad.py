@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_mtl.balancing.base import GramianBalancing
+from keras_mtl.core import checks
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -26,8 +27,8 @@ class PCGrad(GramianBalancing):
     Output shape: `(num_params,)`, the direction to descend.
 
     Raises:
-        ValueError: If `scope` is neither of the two, or (once it is built) if `seed` is no
-            integer.
+        TypeError: If `seed` is no integer.
+        ValueError: If `scope` is neither of the two, or `seed` has more than 64 bits.
 
     Example:
 
@@ -54,7 +55,7 @@ class PCGrad(GramianBalancing):
         **kwargs: Any,
     ) -> None:
         super().__init__(scope=scope, name=name, **kwargs)
-        self.seed = seed
+        self.seed = checks.seed("seed", seed)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)

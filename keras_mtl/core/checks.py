@@ -4,6 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 
@@ -119,6 +120,21 @@ def _integer_from(minimum: int, argument: str, value: object) -> int:
     if value < minimum:
         raise ValueError(message)
     return value
+
+
+def seed(argument: str, value: Any) -> int | None:
+    """Returns a seed as Keras takes it, if it is `None` or an integer of at most 64 bits."""
+    if value is None:
+        return None
+    message = (
+        f"`{argument}` must be None or an integer from -2**63 to 2**63 - 1, received "
+        f"{describe(value)}."
+    )
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(message)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(message)
+    return int(value)
 
 
 def finite_number(

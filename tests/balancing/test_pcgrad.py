@@ -177,9 +177,19 @@ def test_the_seed_is_in_the_config_and_fixes_the_orders():
     assert not np.allclose(first, second)
 
 
-def test_a_seed_that_is_no_integer_is_refused():
-    with pytest.raises(ValueError, match="`seed` must be an integer"):
-        PCGrad(seed=0.5).build_for(2)
+@pytest.mark.parametrize(
+    ("seed", "error"), [(0.5, TypeError), ("1", TypeError), (True, TypeError), (2**63, ValueError)]
+)
+def test_another_seed_than_an_integer_is_refused_when_the_object_is_made(seed, error):
+    with pytest.raises(error, match=r"`seed` must be None or an integer .*, received"):
+        PCGrad(seed=seed)
+
+
+def test_a_numpy_integer_is_a_seed_like_another():
+    gradients = random_gradients(0, 5)
+    seeded = PCGrad(seed=np.int64(7))
+    assert type(seeded.get_config()["seed"]) is int
+    np.testing.assert_array_equal(seeded(gradients), PCGrad(seed=7)(gradients))
 
 
 def test_replicas_draw_what_one_device_draws(strategy):
