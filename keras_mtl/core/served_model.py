@@ -37,10 +37,13 @@ class ServedModel(TaskControls):
             format: As in Keras; formats other than the default hold one signature.
             verbose: As in Keras.
             tasks: Optional list of task names; by default those that are not auxiliary.
-            kwargs: Further arguments of Keras' export of that format.
+            kwargs: Further arguments of Keras' export of that format, such as `input_signature`:
+                shapes and dtypes of the inputs, by name or in order.
 
         Raises:
-            ValueError: If a task is unknown, or all tasks are auxiliary and none is named.
+            TypeError: If `tasks` is no list, or an input's signature has no shape and dtype.
+            ValueError: If a task is unknown, if all tasks are auxiliary and none is named, or if
+                `input_signature` does not fit the inputs.
         """
         if isinstance(tasks, str):
             raise TypeError(

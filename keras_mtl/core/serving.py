@@ -6,39 +6,83 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_mtl.core import checks
 from keras_mtl.core.compilation import head_of
 
 
-def export(path: str, model: Any, tasks: Sequence[str], **kwargs: Any) -> None:
+def export(
+    path: str, model: Any, tasks: Sequence[str], *, input_signature: Any = None, **kwargs: Any
+) -> None:
     """Writes a SavedModel that plain TensorFlow loads, without this package.
 
     Args:
         path: String. The folder to write.
         model: The functional model, with outputs by task.
         tasks: List of strings: the tasks of `serving_default`, each with `serve_<task>`.
+        input_signature: Optional shapes and dtypes of the inputs, as in Keras: a dict by name, or
+            a list in order, of specs or tensors. By default batches of any size are served.
         kwargs: Further arguments of `ExportArchive.write_out`.
+
+    Raises:
+        TypeError: If `input_signature` or an entry has the wrong type.
+        ValueError: If `input_signature` does not fit the model's inputs.
     """
+    signature = _signature(model, input_signature)
     archive = keras.export.ExportArchive()
     archive.track(model)
-    signature = _signature(model)
     archive.add_endpoint("serve", _serve(model, tasks), input_signature=signature)
     for task in tasks:
         archive.add_endpoint(f"serve_{task}", _serve(model, [task]), input_signature=signature)
     archive.write_out(path, **kwargs)
 
 
-def _signature(model: Any) -> list[Any]:
+def _signature(model: Any, given: Any) -> list[Any]:
     """Returns one dict of specs: a signature's arguments get the inputs' names."""
-    return [
-        {
-            tensor.name: tf.TensorSpec(
-                (None, *tensor.shape[1:]),
-                keras.backend.standardize_dtype(tensor.dtype),
-                tensor.name,
-            )
-            for tensor in model.inputs
-        }
-    ]
+    specs = _by_input([tensor.name for tensor in model.inputs], given)
+    return [{tensor.name: _spec(tensor, specs.get(tensor.name)) for tensor in model.inputs}]
+
+
+def _by_input(names: Sequence[str], given: Any) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if hasattr(given, "shape"):
+        given = [given]
+    if not isinstance(given, Mapping | list | tuple):
+        raise TypeError(
+            "`input_signature` must be a spec, a list or a dict of specs, received "
+            f"{checks.describe(given)}. Write `{{'{names[0]}': keras.InputSpec(...)}}`."
+        )
+    if len(given) == 1 and not isinstance(given, Mapping) and not hasattr(given[0], "shape"):
+        # Keras wraps the structure of the inputs in a list.
+        return _by_input(names, given[0])
+    received = list(given) if isinstance(given, Mapping) else given
+    right = set(given) == set(names) if isinstance(given, Mapping) else len(given) == len(names)
+    if not right:
+        raise ValueError(
+            f"`input_signature` must have one entry an input. Expected {list(names)}, received "
+            f"{received}."
+        )
+    return given if isinstance(given, Mapping) else dict(zip(names, given, strict=True))
+
+
+def _spec(tensor: Any, given: Any) -> tf.TensorSpec:
+    """Returns the spec of one input: batches of any size, unless another is given."""
+    shape = tf.TensorShape((None, *tensor.shape[1:]))
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if given is None:
+        return tf.TensorSpec(shape, dtype, tensor.name)
+    argument = f"`input_signature['{tensor.name}']`"
+    if not (hasattr(given, "shape") and hasattr(given, "dtype")):
+        raise TypeError(
+            f"{argument} must have a shape and a dtype, received {checks.describe(given)}. Write "
+            f"`keras.InputSpec(shape={tuple(shape)}, dtype='{dtype}')`."
+        )
+    wanted = tf.TensorShape(given.shape)
+    if not wanted.is_compatible_with(shape):
+        raise ValueError(
+            f"{argument} must fit the input's shape {tuple(shape)}, received {tuple(wanted)}."
+        )
+    return tf.TensorSpec(wanted, given.dtype or dtype, tensor.name)
 
 
 def _serve(model: Any, tasks: Sequence[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
