@@ -465,6 +465,20 @@ def test_losses_over_a_row_need_labels_in_the_shape_of_the_predictions(loss, y, 
         model.fit(X, labels(job=y), verbose=0)
 
 
+@pytest.mark.parametrize("loss", ["mse", keras.losses.mean_squared_error, "crossentropy"])
+def test_labels_in_a_dict_are_refused_for_a_loss_of_keras_however_it_is_given(loss):
+    model = build(loss={"age": loss})
+    with pytest.raises(ValueError, match=r"`y\['age'\]` must be one array.*keys \['years'\]"):
+        model.fit(X, labels(age={"years": np.zeros(ROWS)}), verbose=0)
+
+
+def test_missing_labels_are_refused_for_a_loss_of_keras_that_is_one_number_for_all_rows():
+    model = build(loss={"age": keras.losses.Dice()})
+    age = np.where(np.arange(ROWS) < 2, np.nan, 1.0)[:, None]
+    with pytest.raises(ValueError, match="`loss` of task 'age' returns a scalar, which cannot be"):
+        model.fit(X, labels(age=age), verbose=0)
+
+
 @pytest.mark.parametrize(
     ("y", "message"),
     [

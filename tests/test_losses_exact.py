@@ -70,6 +70,29 @@ def test_elementwise_losses_average_the_labelled_elements(labels, loss):
     np.testing.assert_allclose([logs["a_loss"], logs["val_a_loss"]], expected, rtol=1e-5)
 
 
+class ByColumn(keras.Loss):
+    """A user's own loss around a function of Keras, which is no mean over the columns."""
+
+    def __init__(self, fn, column_weights):
+        super().__init__()
+        self.fn = fn
+        self.column_weights = column_weights
+
+    def call(self, y_true, y_pred):
+        columns = self.fn(y_true[..., None], y_pred[..., None])
+        return keras.ops.sum(columns * self.column_weights, axis=-1)
+
+
+def test_a_loss_of_ones_own_around_a_function_of_keras_is_not_taken_for_that_function():
+    weights = np.array([1.0, 10.0, 100.0], "float32")
+    loss = ByColumn(keras.losses.mean_squared_error, weights)
+    model = build({"a": Task(Regression(units=3), loss=loss)})
+    logs = logs_of(model, {"a": SOME_ROWS})
+    rows = (squared_errors(SOME_ROWS, predicted(model, "a")) * weights).sum(axis=1)
+    expected = labelled_mean(rows, ~np.isnan(rows))
+    np.testing.assert_allclose([logs["a_loss"], logs["val_a_loss"]], expected, rtol=1e-5)
+
+
 def test_losses_over_a_whole_row_leave_out_rows_with_a_missing_column():
     model = build({"a": Task(Regression(units=3, activation="softmax"), loss="kl_divergence")})
     labels = np.abs(SOME_COLUMNS) / np.abs(FLOATS).sum(axis=1, keepdims=True)

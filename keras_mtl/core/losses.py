@@ -99,9 +99,17 @@ class _Function(keras.Loss):
         return self.fn(y_true, y_pred)
 
 
-def function_of(loss: Any) -> Any:
-    """Returns the function behind a built-in loss or metric, or `None` for a user's class."""
-    return getattr(loss, "fn", getattr(loss, "_fn", None))
+# A class that overrides these does something of its own with the function it holds.
+_LOSS_CALLS = (keras.losses.MeanSquaredError.call, _Function.call)
+_METRIC_UPDATE = keras.metrics.MeanMetricWrapper.update_state
+
+
+def function_of(measure: Any) -> Any:
+    """Returns the function that is a loss or metric, or `None` for a class of the user's own."""
+    kind = type(measure)
+    if getattr(kind, "call", None) in _LOSS_CALLS:
+        return measure.fn
+    return measure._fn if getattr(kind, "update_state", None) is _METRIC_UPDATE else None
 
 
 class TaskLoss:
@@ -142,13 +150,17 @@ class TaskLoss:
 
     @property
     def is_builtin(self) -> bool:
-        """Whether the loss is one of Keras' own, which have a value a row."""
-        return type(self.loss).__module__.startswith("keras.src.")
+        """Whether the loss is one of Keras' own, which read one array of labels."""
+        made_by = self.function or type(self.loss)
+        return made_by is crossentropy or made_by.__module__.startswith("keras.src.")
+
+    @property
+    def is_known_by_row(self) -> bool:
+        """Whether the loss is known to have a value a row."""
+        return self.elementwise or self.function in (*BY_ROW, *CROSSENTROPIES, crossentropy)
 
     def is_scalar(self, labels: Any, predictions: Any) -> bool:
         """Whether the loss reduces over the batch by itself."""
-        if self.elementwise:
-            return False
         return tf.convert_to_tensor(self._unreduced(labels, predictions)).shape.rank == 0
 
     def sums(self, elements: Elements) -> LossSum:
