@@ -576,6 +576,36 @@ def test_sample_weights_must_be_finite_and_not_negative(model, bad):
         fit(model, X, labels(), sample_weight={"job": weights})
 
 
+def weighted_batches(weights):
+    for start, (x, y) in zip((0, 4), batches_of(labels()), strict=True):
+        part = keras.tree.map_structure(lambda w, start=start: w[start : start + 4], weights)
+        yield x, y, part
+
+
+class WeightedBatches(Batches):
+    def __init__(self, weights):
+        super().__init__(labels())
+        self._batches = list(weighted_batches(weights))
+
+
+WEIGHTED = {
+    "tf.data": lambda w: tf.data.Dataset.from_tensor_slices((X, labels(), w)).batch(4),
+    "PyDataset": WeightedBatches,
+    "generator": weighted_batches,
+}
+
+
+@pytest.mark.parametrize("source", WEIGHTED)
+@pytest.mark.parametrize("bad", [np.nan, -1.0])
+def test_sample_weights_of_data_sets_must_be_finite_and_not_negative_too(model, source, bad):
+    weights = np.where(np.arange(ROWS) == 2, bad, 1.0)
+    message = r"must hold finite numbers >= 0\. Give 0\.0 .*Received (nan|-1)"
+    with pytest.raises(ValueError, match=r"`sample_weight\['job'\]` " + message):
+        fit(model, WEIGHTED[source]({**dict.fromkeys(labels(), np.ones(ROWS)), "job": weights}))
+    with pytest.raises(ValueError, match=f"`sample_weight` {message}"):
+        fit(model, X, labels(), validation_data=WEIGHTED[source](weights))
+
+
 def test_live_loss_weights_are_set_together_or_not_at_all(model):
     with pytest.raises(ValueError, match=r"`loss_weights\['age'\]` must be a finite number >= 0"):
         model.loss_weights = {"job": 2.0, "age": -1.0}

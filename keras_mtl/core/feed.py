@@ -124,11 +124,13 @@ class Feed:
     def _check_element(self, element: Any) -> None:
         self._check_structure(tuple(element))
         self.check_labels(element[1])
+        _check_weights(*element[2:])
 
     def _checked(self, *element: Any) -> tuple[Any, ...]:
         # Assertions run in the input pipeline: under XLA and replicas too, before any update.
         for task, plan in self._plans.items():
             label_checks.check(plan, element[1][task], self._shapes[task])
+        _check_weights(*element[2:])
         return element
 
     def _checked_generator(self, generator: Iterator[Any]) -> Iterator[Any]:
@@ -157,7 +159,8 @@ class Feed:
             sample_weight = dict.fromkeys(self._plans, sample_weight)
         self._check_tasks("sample_weight", sample_weight)
         for task, weights in sample_weight.items():
-            _check_weights(f"sample_weight['{task}']", weights)
+            _check_dtype(f"sample_weight['{task}']", weights)
+        _check_weights(sample_weight)
         rows = len(keras.tree.flatten(dict(y))[0])
         return {
             task: keras.tree.map_structure(
@@ -205,15 +208,19 @@ class Feed:
         return table
 
 
-def _check_weights(argument: str, weights: Any) -> None:
-    values = np.asarray(weights)
-    if not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
-        raise TypeError(f"`{argument}` must hold numbers, received dtype {values.dtype}.")
-    if not np.all(np.isfinite(values)) or np.any(values < 0):
-        raise ValueError(
-            f"`{argument}` must hold finite numbers >= 0, received values from {values.min()} to "
-            f"{values.max()}. Give 0.0 to rows that are not to count."
-        )
+def _check_dtype(argument: str, weights: Any) -> None:
+    dtype = np.asarray(weights).dtype
+    if not (np.issubdtype(dtype, np.number) or np.issubdtype(dtype, np.bool_)):
+        raise TypeError(f"`{argument}` must hold numbers, received dtype {dtype}.")
+
+
+def _check_weights(weights: Any = None) -> None:
+    """Checks the values of sample weights: one array for all tasks, or a dict by task."""
+    if isinstance(weights, Mapping):
+        for task, part in weights.items():
+            label_checks.check_weights(f"sample_weight['{task}']", part)
+    elif weights is not None:
+        label_checks.check_weights("sample_weight", weights)
 
 
 def _zeros(shape: Any, labels: Any) -> Any:

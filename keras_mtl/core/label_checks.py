@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_mtl.core.labels import align, split_missing
 from keras_mtl.core.plan import TaskPlan
 
-_ASSERTION = re.compile(r"(`y\['.*?) :: *\] *\[(.*?)\]", re.DOTALL)
+_ASSERTION = re.compile(r"(`(?:y\['|sample_weight).*?) :: *\] *\[(.*?)\]", re.DOTALL)
 
 
 class Rule(NamedTuple):
@@ -47,11 +47,33 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
         return
     _check_shape(plan, labels, tuple(prediction_shape))
     for rule in _rules(plan, labels, tuple(prediction_shape)):
-        if tf.executing_eagerly():
-            if not bool(rule.holds):
-                raise ValueError(f"{rule.message} Received {rule.received.numpy()}.")
-        else:
-            tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received])
+        _enforce(rule)
+
+
+def check_weights(argument: str, weights: Any) -> None:
+    """Checks sample weights; eagerly it raises, in a graph it adds assertions.
+
+    Args:
+        argument: String. The argument's name, for the message.
+        weights: Tensor or array, or a structure of them.
+
+    Raises:
+        ValueError: Eagerly, if a weight is negative or not finite.
+    """
+    for part in tf.nest.flatten(weights):
+        values = tf.cast(part, tf.float32)
+        bad = tf.logical_not(tf.math.is_finite(values) & (values >= 0))
+        message = (
+            f"`{argument}` must hold finite numbers >= 0. Give 0.0 to rows that are not to count."
+        )
+        _enforce(Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(values, bad)))
+
+
+def _enforce(rule: Rule) -> None:
+    if not tf.executing_eagerly():
+        tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received])
+    elif not bool(rule.holds):
+        raise ValueError(f"{rule.message} Received {rule.received.numpy()}.")
 
 
 def _is_shape(shape: Any) -> bool:
@@ -59,7 +81,7 @@ def _is_shape(shape: Any) -> bool:
 
 
 def readable(error: Exception) -> str | None:
-    """Returns the message of a failed assertion of `check` inside an input pipeline."""
+    """Returns the message of an assertion of this file that failed inside an input pipeline."""
     # TensorFlow escapes the quotes.
     found = _ASSERTION.search(str(error).replace("\\'", "'"))
     return f"{found.group(1)} Received {found.group(2)}." if found else None
