@@ -169,6 +169,7 @@ def apply_if(condition: Any, apply: Callable[[Any], None], gradients: list[Any])
 
 def _across(strategy: Any, flag: Any, apply: Callable[[Any], None], gradients: Any) -> None:
     first = strategy.experimental_local_results(flag)[0]
+
     def applied(parts: Any) -> None:
         # All in the branch's graph: what is clipped there and what is not are summed together.
         apply([None if part is None else tf.identity(part) for part in parts])
