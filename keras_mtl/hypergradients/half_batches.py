@@ -9,6 +9,9 @@ from keras_mtl.core import replicas, update
 from keras_mtl.core.losses import LossSum
 from keras_mtl.core.step import Measured, Step
 
+# The perturbation's length over all variables, as in DARTS (Liu, Simonyan, Yang 2019).
+PERTURBATION = 0.01
+
 
 class HalfBatches:
     """The two halves of a batch, run through the model without a trace.
@@ -20,7 +23,8 @@ class HalfBatches:
 
     def __init__(self, step: Step, data: Any) -> None:
         self.step = step
-        self.variables = step.model_variables
+        self._variables = step.model_variables
+        self._start = [tf.identity(variable.value) for variable in self._variables]
         self._halves = _halves(data)
         self._effects = step.effects.read()
 
@@ -31,30 +35,63 @@ class HalfBatches:
         _, sums, extra = self.step.forward(*self._halves[half], training=True)
         return sums, extra, self.step.measure(sums, extra)
 
-    def gradient(self, half: int, weigh: Callable[[Measured], Any]) -> tuple[list[Any], Measured]:
+    def gradient(
+        self, half: int, weigh: Callable[[Measured], Any], *, regularized: bool = False
+    ) -> tuple[list[Any], Measured]:
         """Returns the global gradient of the weighted losses of a half, and what was measured.
 
         Args:
             half: Integer, 0 or 1.
             weigh: Function from what was measured to the weight of each task, `(num_tasks,)`.
+            regularized: Boolean. Whether regularizers and other extra terms are added.
         """
         with tf.GradientTape() as tape:
-            sums, _, measured = self.losses(half)
+            sums, extra, measured = self.losses(half)
         factors = tf.math.divide_no_nan(weigh(measured), measured.denominators)
-        return self.summed(tape, [part.total for part in sums], factors), measured
+        targets, factors = [part.total for part in sums], tf.unstack(factors)
+        if regularized and extra is not None:
+            targets, factors = [*targets, extra], [*factors, tf.ones(())]
+        return self._summed(tape, targets, factors), measured
 
-    def summed(self, tape: Any, targets: Sequence[Any], factors: Any) -> list[Any]:
+    def _summed(self, tape: Any, targets: Sequence[Any], factors: Sequence[Any]) -> list[Any]:
         """Returns the gradient of sum_k factor_k target_k over all replicas, dense, in float32."""
         # Scaled as in the step, since small gradients vanish in float16.
         scale = update.loss_scale(self.step.model.optimizer)
-        found = tape.gradient(targets, self.variables, output_gradients=tf.unstack(factors * scale))
+        factors = [factor * scale for factor in factors]
+        found = tape.gradient(targets, self._variables, output_gradients=factors)
         dense = [
             tf.zeros(variable.shape)
             if gradient is None
             else tf.cast(tf.convert_to_tensor(gradient), tf.float32) / scale
-            for variable, gradient in zip(self.variables, found, strict=True)
+            for variable, gradient in zip(self._variables, found, strict=True)
         ]
         return replicas.total(dense)
+
+    def shift(self, by: Sequence[Any], factor: Any) -> None:
+        """Sets the model's variables to their values at the start + `factor` * `by`."""
+        moved = [
+            value + tf.cast(factor * part, value.dtype)
+            for value, part in zip(self._start, by, strict=True)
+        ]
+        replicas.assign(self._variables, moved)
+
+    def derivative(self, measure: Callable[[], Sequence[Any]], direction: Sequence[Any]) -> Any:
+        """Returns the derivative of what `measure` returns along a direction from the start.
+
+        By central differences: derivatives of gradients are wrong where a layer takes its moments
+        from `tf.nn.moments` (normalization), and missing where it is fused (recurrent, on a GPU).
+        """
+        norm = tf.linalg.global_norm(direction)
+        epsilon = tf.math.divide_no_nan(PERTURBATION, norm)
+        found = []
+        for sign in (1.0, -1.0):
+            self.shift(direction, sign * epsilon)
+            found.append(measure())
+        # Not divided by epsilon, which is 0 for a direction too long to be measured.
+        return [
+            (ahead - behind) * norm / (2 * PERTURBATION)
+            for ahead, behind in zip(*found, strict=True)
+        ]
 
     def main(self, measured: Measured) -> Any:
         """Returns 1.0 for the main tasks that take part, `(num_tasks,)`."""
@@ -71,6 +108,7 @@ class HalfBatches:
             first: What was measured on half 0.
             second: What was measured on half 1.
         """
+        replicas.assign(self._variables, self._start)
         self.step.effects.restore(self._effects)
         active = self.step.active(first) * tf.reduce_max(self.main(second))
         self.step.tell_hypergradient(self.step.state.constants.value * derivative, active)
