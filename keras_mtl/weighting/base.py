@@ -1,5 +1,7 @@
 """The contract of loss weighting: task losses in, a scalar total out."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -25,7 +27,8 @@ class LossWeighting(Method):
     `takes_negative_losses = False`: such a loss stops with the task's name, also inside `fit`.
     One that learns from what a step has done to the losses sets `needs_fresh_losses` and writes
     `update_from_fresh_losses`; one that learns from how its weights change the main tasks' losses
-    names its `hypergradient` and writes `update_from_hypergradient`.
+    names its `hypergradient`, with its options, and writes `update_from_hypergradient`; one that
+    can do nothing without auxiliary tasks says so in `needs_auxiliary_tasks`.
 
     Args:
         name: Optional string. Name of the layer.
@@ -37,6 +40,8 @@ class LossWeighting(Method):
     takes_negative_losses = True
     needs_fresh_losses = False
     hypergradient: str | None = None
+    hypergradient_options: Mapping[str, Any] = MappingProxyType({})
+    needs_auxiliary_tasks = False
 
     def __call__(self, task_losses: Any, active: Any = None) -> Any:
         task_losses, active = self._standardize(task_losses, active)
@@ -96,6 +101,10 @@ class LossWeighting(Method):
                 with the same dropout masks and with batch statistics that do not move.
             active: Float tensor of shape `(num_tasks,)`, 1.0 for tasks present in the step.
         """
+
+    def hypergradient_due(self) -> Any:
+        """Hook: whether the step shall have a hypergradient, a boolean scalar; `None` if each."""
+        return None
 
     def update_from_hypergradient(self, gradient: Any, active: Any) -> None:
         """Hook: learns the weights; called before the step where `hypergradient` is set.
