@@ -50,7 +50,7 @@ class HalfBatches:
         factors = tf.math.divide_no_nan(weigh(measured), measured.denominators)
         targets, factors = [part.total for part in sums], tf.unstack(factors)
         if regularized and extra is not None:
-            targets, factors = [*targets, extra], [*factors, tf.ones(())]
+            targets, factors = [*targets, extra], [*factors, _share(self._halves[half])]
         return self._summed(tape, targets, factors), measured
 
     def _summed(self, tape: Any, targets: Sequence[Any], factors: Sequence[Any]) -> list[Any]:
@@ -116,9 +116,25 @@ class HalfBatches:
 
 def _halves(data: Any) -> list[Any]:
     # Every other row of the global batch, so that replicas split it as one device does.
-    flat = [part for part in tf.nest.flatten(data) if part is not None]
-    before = replicas.sum_before(tf.shape(flat[0])[0])
+    before = replicas.sum_before(tf.shape(_first(data))[0])
     return [_rows(data, slice((before + half) % 2, None, 2)) for half in (0, 1)]
+
+
+def _share(half: Any) -> Any:
+    """Returns this replica's share of the rows, where equal shares are 1.
+
+    A replica's extra terms hold one part in their number. Means over its rows, of activities,
+    are those over all rows only if they count by rows; penalties are the same on each replica.
+    """
+    count = replicas.count()
+    if count == 1:
+        return tf.ones(())
+    rows = tf.cast(tf.shape(_first(half))[0], tf.float32)
+    return tf.math.divide_no_nan(count * rows, replicas.total([rows])[0])
+
+
+def _first(data: Any) -> Any:
+    return next(part for part in tf.nest.flatten(data) if part is not None)
 
 
 def _rows(data: Any, rows: slice) -> Any:
