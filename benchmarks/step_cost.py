@@ -50,8 +50,8 @@ def mlp(inputs: keras.KerasTensor) -> keras.KerasTensor:
 NETWORKS = {"lenet": lenet, "mlp": mlp}
 
 
-def build(cls: type, network: str, num_tasks: int) -> keras.Model:
-    """Builds the network with one head of 50-50-10 a task."""
+def build(cls: type, network: str, num_tasks: int, **roles: object) -> keras.Model:
+    """Builds the network with one head of 50-50-10 a task; `roles` go to the model."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((28, 28, 1), name="image")
     features = NETWORKS[network](inputs)
@@ -59,7 +59,7 @@ def build(cls: type, network: str, num_tasks: int) -> keras.Model:
     for index in range(num_tasks):
         hidden = keras.layers.Dense(50, activation="relu")(features)
         outputs[f"task{index}"] = keras.layers.Dense(CLASSES, activation="softmax")(hidden)
-    return cls(inputs, outputs)
+    return cls(inputs, outputs, **roles)
 
 
 def batches(num_tasks: int) -> Iterator:
@@ -101,6 +101,14 @@ def parse_method(text: str) -> dict[str, object]:
     return {"gradient_balancing": type(method)(scope=scope or "parameters")}
 
 
+def roles_for(arguments: dict[str, object], num_tasks: int) -> dict[str, object]:
+    """Makes all tasks but the first auxiliary, for a method that needs auxiliary tasks."""
+    weighting = keras_mtl.weighting.get(arguments.get("loss_weighting"))
+    if not weighting.needs_auxiliary_tasks:
+        return {}
+    return {"tasks": {f"task{i}": keras_mtl.Task(auxiliary=True) for i in range(1, num_tasks)}}
+
+
 def measure(
     network: str, num_tasks: int, methods: list[str], pairs: int, steps: int, *, jit_compile: bool
 ) -> dict[str, list[float]]:
@@ -112,7 +120,7 @@ def measure(
     for method in methods:
         cls = keras.Model if method == PLAIN else keras_mtl.MultiTaskModel
         arguments = {} if method == PLAIN else parse_method(method)
-        model = build(cls, network, num_tasks)
+        model = build(cls, network, num_tasks, **roles_for(arguments, num_tasks))
         own = stepper(model, num_tasks, jit_compile=jit_compile, **arguments)
         ratios = []
         for pair in range(pairs):

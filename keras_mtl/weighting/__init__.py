@@ -3,6 +3,7 @@
 from keras_mtl.core.registry import Registry as _Registry
 from keras_mtl.weighting.analytic_uncertainty import AnalyticUncertainty as AnalyticUncertainty
 from keras_mtl.weighting.auto_lambda import AutoLambda as AutoLambda
+from keras_mtl.weighting.auxilearn import AuxiLearn as AuxiLearn
 from keras_mtl.weighting.base import LossWeighting as LossWeighting
 from keras_mtl.weighting.coefficient_of_variation import (
     CoefficientOfVariation as CoefficientOfVariation,

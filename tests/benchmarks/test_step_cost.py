@@ -28,6 +28,15 @@ def test_limits_by_kind_of_method(step_cost):
     assert step_cost.limit("famo", 2) is None
 
 
+def test_method_that_needs_auxiliary_tasks_gets_all_but_the_first(step_cost):
+    assert list(step_cost.roles_for({"loss_weighting": "auxilearn"}, 3)["tasks"]) == [
+        "task1",
+        "task2",
+    ]
+    assert step_cost.roles_for({"loss_weighting": "auto_lambda"}, 3) == {}
+    assert step_cost.roles_for({"gradient_balancing": "pcgrad"}, 3) == {}
+
+
 @pytest.mark.slow
 def test_both_models_of_a_pair_train_from_the_same_weights(step_cost):
     models = [

@@ -20,6 +20,8 @@ from conformance_support import (
 REORDERED = 1e-6
 # XLA fuses, and approximates tanh and exp in its own way.
 COMPILED = 1e-5
+# Divided differences of losses magnify the rounding of what is subtracted.
+DIFFERENCES = 1e-5
 FIT = {"shuffle": False, "verbose": 0, "epochs": 3}
 
 
@@ -33,8 +35,10 @@ def test_two_replicas_equal_one_device(case, strategy):
             model = make_model(case, penalty=0.01, optimizer=optimizer)
         histories.append(model.fit(x, y, batch_size=8, **FIT).history)
         models.append(model)
-    assert_same(values(models[1]), values(models[0]), REORDERED)
-    assert_same_history(*histories, REORDERED)
+    weighting = models[0]._training_state.loss_weighting
+    tolerance = DIFFERENCES if weighting.hypergradient == "implicit" else REORDERED
+    assert_same(values(models[1]), values(models[0]), tolerance)
+    assert_same_history(*histories, tolerance)
 
 
 @functools.cache
