@@ -21,6 +21,18 @@ class GradientBalancing(Method):
     Inner products of gradients must be read from `gramian`: in scope `"features"` each
     replica holds the coordinates of its own examples only, while the Gramian is global.
 
+    What else a method may need it declares on its class, and then gets as a further keyword:
+
+    * `needs_losses`: `losses`, the raw task losses `(num_tasks,)` over all replicas, without any
+      weights; 1.0 for absent tasks.
+    * `needs_cross_gramian`: `cross_gramian`, `(num_tasks, num_tasks)`: entry (i, j) is the inner
+      product of gradient i on every other row of the batch with gradient j on the other rows.
+    * `needs_one_task`: `chosen`, 1.0 for the only task whose gradient was taken in this step and
+      0.0 for the others, whose rows are zero; `choose(active)` names it.
+
+    `features_reason` says why scope `"features"` is refused, where it is, and `weights_remark` what
+    becomes of a loss weighting before it, where that is not what a user expects: `compile` warns.
+
     Args:
         scope: `"parameters"` works on the gradients of the shared variables (one backward
             pass a task), `"features"` on those of the tensors where the shared part ends
@@ -31,15 +43,47 @@ class GradientBalancing(Method):
     Output shape: `(num_params,)`, the direction to descend.
 
     Raises:
-        ValueError: If `scope` is neither of the two.
+        ValueError: If `scope` is neither of the two, or refused by this method.
     """
 
+    needs_losses = False
+    needs_cross_gramian = False
+    needs_one_task = False
+    weights_heads = False
+    features_reason: str | None = None
+    weights_remark: str | None = None
+    refresh_every = 1
+
     def __init__(self, scope: str = "parameters", name: str | None = None, **kwargs: Any) -> None:
+        if kwargs.pop("refresh_every", 1) != 1:
+            raise ValueError(
+                f"`refresh_every` must be 1 for {type(self).__name__}, whose direction is no "
+                "weighted sum of the task gradients: there are no weights to reuse."
+            )
         super().__init__(name=name, **kwargs)
         checks.one_of("scope", scope, SCOPES)
+        if scope == "features" and self.features_reason is not None:
+            raise ValueError(
+                f"`scope` of {type(self).__name__} must be 'parameters', received 'features': "
+                f"{self.features_reason}"
+            )
         self.scope = scope
 
-    def __call__(self, gradients: Any, active: Any = None) -> Any:
+    def __call__(
+        self, gradients: Any, active: Any = None, *, losses: Any = None, chosen: Any = None
+    ) -> Any:
+        """Returns the direction for gradients given as a matrix.
+
+        Args:
+            gradients: Array of shape `(num_tasks, num_params)`.
+            active: Optional boolean array of shape `(num_tasks,)`; `False` for absent tasks.
+            losses: Array of shape `(num_tasks,)`, for methods with `needs_losses`.
+            chosen: Optional array of shape `(num_tasks,)`, for methods with `needs_one_task`: 1.0
+                for the task whose gradient counts; by default what the method chooses.
+
+        Returns:
+            A tensor of shape `(num_params,)`.
+        """
         gradients = _float(gradients)
         if len(gradients.shape) != 2:
             raise ValueError(
@@ -47,34 +91,75 @@ class GradientBalancing(Method):
                 f"{tuple(gradients.shape)}. Give one flat gradient a row."
             )
         active = self._prepare("gradients", gradients, active)
-        gradients = ops.where(active[:, None] > 0, gradients, 0)
+        self.build_for_parts([gradients.shape[1]])
+        rows = active
+        if self.needs_one_task:
+            chosen = self.choose(active) if chosen is None else _float(chosen)
+            rows = active * ops.cast(chosen, active.dtype)
+        gradients = ops.where(rows[:, None] > 0, gradients, 0)
         gramian = ops.matmul(gradients, ops.transpose(gradients))
-        return super().__call__(gradients, gramian, active)
+        more = self.more(
+            losses=self._checked_losses(losses, active), chosen=chosen, cross_gramian=gramian
+        )
+        return self.combine([gradients], gramian, active, **more)[0]
 
     def _prepare(self, argument: str, rows: Any, active: Any) -> Any:
         self.check_num_tasks(f"rows of `{argument}`", rows.shape[0])
         self.build_for(rows.shape[0])
         return ops.ones_like(rows[:, 0]) if active is None else ops.cast(active, rows.dtype)
 
-    def call(self, gradients: Any, gramian: Any, active: Any) -> Any:
+    def _checked_losses(self, losses: Any, active: Any) -> Any:
+        if not self.needs_losses:
+            return None
+        losses = None if losses is None else _float(losses)
+        if losses is None or tuple(losses.shape) != tuple(active.shape):
+            received = "nothing" if losses is None else f"shape {tuple(losses.shape)}"
+            raise ValueError(
+                f"`losses` must have shape {tuple(active.shape)} for {type(self).__name__}, which "
+                f"reads the raw task losses, received {received}. Give one loss a task."
+            )
+        return ops.where(active > 0, ops.cast(losses, active.dtype), 1.0)
+
+    def more(self, **evidence: Any) -> dict[str, Any]:
+        """Returns those of the keywords that this method needs."""
+        needed = {
+            "losses": self.needs_losses,
+            "cross_gramian": self.needs_cross_gramian,
+            "chosen": self.needs_one_task,
+        }
+        return {name: value for name, value in evidence.items() if needed[name]}
+
+    def build_for_parts(self, sizes: Sequence[int]) -> None:
+        """Hook: makes what is kept for each parameter, of gradients in parts of these sizes."""
+
+    def choose(self, active: Any) -> Any:
+        """Hook: returns 1.0 for the task of the step, where `needs_one_task`; else 0.0."""
+        raise NotImplementedError(f"{type(self).__name__} must define `choose(active)`.")
+
+    def call(self, gradients: Any, gramian: Any, active: Any, **more: Any) -> Any:
         raise NotImplementedError(
             f"{type(self).__name__} must define `call(gradients, gramian, active)` and return "
             "the direction, or derive from GramianBalancing and define `solve`."
         )
 
-    def combine(self, gradients: Sequence[Any], gramian: Any, active: Any) -> list[Any]:
+    def combine(
+        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
+    ) -> list[Any]:
         """Returns the direction in parts, from gradients that come in parts.
 
         Args:
             gradients: List of tensors `(num_tasks, size)`, one a variable or feature tensor.
             gramian: Tensor `(num_tasks, num_tasks)`, over all parts and all replicas.
             active: Float tensor `(num_tasks,)`, 1.0 for tasks present in the step.
+            **more: What the method has declared to need.
 
         Returns:
             A list of tensors `(size,)`, in the order of `gradients`.
         """
-        direction = super().__call__(ops.concatenate(list(gradients), axis=1), gramian, active)
-        sizes = [ops.shape(part)[1] for part in gradients]
+        parts = list(gradients)
+        whole = parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
+        direction = super().__call__(whole, gramian, active, **more)
+        sizes = [ops.shape(part)[1] for part in parts]
         starts = [sum(sizes[:index]) for index in range(len(sizes))]
         return [direction[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
@@ -87,50 +172,102 @@ class GramianBalancing(GradientBalancing):
     """Base class of balancings whose direction is a weighted sum of the task gradients.
 
     A subclass writes `solve(gramian, active)` and returns the weights `(num_tasks,)`, in the
-    dtype of `gramian`. Weights of absent tasks do not matter: they are set to 0.
+    dtype of `gramian`; it gets further keywords as `GradientBalancing` says. Weights of absent
+    tasks do not matter: they are set to 0. With `weights_heads` on its class the variables that
+    one task reaches alone learn with that weight too.
 
     Args:
         scope: `"parameters"` or `"features"`, as in `GradientBalancing`.
+        refresh_every: Integer >= 1. In training, the steps from one search for weights to the
+            next. In between the last ones are reused, at the cost of one backward pass; a task
+            that was absent at the search keeps its last weight, 1 at first. State of the method
+            moves at the searches only.
         name: Optional string. Name of the layer.
 
     Input shape: `(num_tasks, num_params)`, one gradient a row.
     Output shape: `(num_params,)`, the direction to descend.
+
+    Raises:
+        TypeError: If `refresh_every` is no integer.
+        ValueError: If `scope` is neither of the two or refused, or `refresh_every` < 1.
     """
 
-    def call(self, gradients: Any, gramian: Any, active: Any) -> Any:
-        return ops.matmul(self._weights(gramian, active), gradients)
+    def __init__(
+        self,
+        scope: str = "parameters",
+        refresh_every: int = 1,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scope=scope, name=name, **kwargs)
+        self.refresh_every = checks.positive_integer("refresh_every", refresh_every)
 
-    def solve(self, gramian: Any, active: Any) -> Any:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        if self.refresh_every > 1:
+            self.last_weights = self.add_task_variable("last_weights", "ones")
+            self.steps_since_refresh = self.add_weight(
+                shape=(),
+                initializer="zeros",
+                trainable=False,
+                name="steps_since_refresh",
+                aggregation="only_first_replica",
+            )
+
+    def call(self, gradients: Any, gramian: Any, active: Any, **more: Any) -> Any:
+        return ops.matmul(self.find_weights(gramian, active, **more), gradients)
+
+    def solve(self, gramian: Any, active: Any, **more: Any) -> Any:
         """Returns the weights `(num_tasks,)` for a Gramian `(num_tasks, num_tasks)`."""
         raise NotImplementedError(f"{type(self).__name__} must define `solve(gramian, active)`.")
 
-    def _weights(self, gramian: Any, active: Any) -> Any:
-        weights = ops.cast(self.solve(gramian, active), gramian.dtype)
+    def find_weights(self, gramian: Any, active: Any, **more: Any) -> Any:
+        """Returns what `solve` finds, in the Gramian's dtype and 0 for absent tasks."""
+        weights = ops.cast(self.solve(gramian, active, **more), gramian.dtype)
         return ops.where(active > 0, weights, 0)
 
-    def compute_weights(self, gramian: Any, active: Any = None) -> Any:
+    def compute_weights(
+        self, gramian: Any, active: Any = None, *, losses: Any = None, cross_gramian: Any = None
+    ) -> Any:
         """Returns the weight of each task gradient in the direction.
 
         Args:
             gramian: Array of shape `(num_tasks, num_tasks)`, inner products of the gradients.
             active: Optional boolean array of shape `(num_tasks,)`; `False` for absent tasks.
+            losses: Array of shape `(num_tasks,)`, for methods with `needs_losses`.
+            cross_gramian: Optional array of shape `(num_tasks, num_tasks)`, for methods with
+                `needs_cross_gramian`; by default the Gramian, as for one and the same batch.
 
         Returns:
             A tensor of shape `(num_tasks,)`; 0 for absent tasks.
         """
-        gramian = _float(gramian)
-        if len(gramian.shape) != 2 or gramian.shape[0] != gramian.shape[1]:
-            raise ValueError(
-                "`gramian` must have shape (num_tasks, num_tasks), received shape "
-                f"{tuple(gramian.shape)}. For gradients G as rows it is G @ G.T."
-            )
+        gramian = _square("gramian", gramian)
         active = self._prepare("gramian", gramian, active)
+        cross = gramian if cross_gramian is None else _square("cross_gramian", cross_gramian)
         both = (active[:, None] * active[None, :]) > 0
-        return self._weights(ops.where(both, gramian, 0), active)
+        more = self.more(
+            losses=self._checked_losses(losses, active), cross_gramian=ops.where(both, cross, 0)
+        )
+        return self.find_weights(ops.where(both, gramian, 0), active, **more)
 
-    def combine(self, gradients: Sequence[Any], gramian: Any, active: Any) -> list[Any]:
-        weights = self._weights(gramian, active)
+    def combine(
+        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
+    ) -> list[Any]:
+        weights = self.find_weights(gramian, active, **more)
         return [ops.matmul(weights, part) for part in gradients]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "refresh_every": self.refresh_every}
+
+
+def _square(argument: str, matrix: Any) -> Any:
+    matrix = _float(matrix)
+    if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(
+            f"`{argument}` must have shape (num_tasks, num_tasks), received shape "
+            f"{tuple(matrix.shape)}. For gradients G as rows it is G @ G.T."
+        )
+    return matrix
 
 
 def _float(array: Any) -> Any:

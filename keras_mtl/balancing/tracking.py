@@ -1,0 +1,112 @@
+"""What balancings that remember something for each parameter of each task share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
+
+from keras_mtl.balancing.base import GradientBalancing
+
+
+class TrackingBalancing(GradientBalancing):
+    """Base class of balancings that keep numbers for each parameter of each task.
+
+    A subclass sets `num_tracked`, how many it keeps, and writes `track`, which maps the gradients
+    and what was kept to the rows that are combined and what is kept from now on, and
+    `solve(gramian, active)`, which returns the weights of the rows from the rows' Gramian. What
+    belongs to tasks that take no part does not move.
+
+    Only scope `"parameters"` is possible: features are other ones in every batch.
+
+    Args:
+        name: Optional string. Name of the layer.
+
+    Input shape: `(num_tasks, num_params)`, one gradient a row.
+    Output shape: `(num_params,)`, the direction to descend.
+    """
+
+    num_tracked = 1
+    features_reason = (
+        "it keeps numbers for each parameter of each task, and the features are other ones in "
+        "every batch."
+    )
+
+    def __init__(self, scope: str = "parameters", name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(scope=scope, name=name, **kwargs)
+        # Past the tracking of Keras, which would refuse the lists made after `build`.
+        object.__setattr__(self, "tracked", [])
+
+    @property
+    def task_variables(self) -> list[Any]:
+        """The variables with one entry or row a task."""
+        return [*super().task_variables, *self.tracked_variables]
+
+    @property
+    def tracked_variables(self) -> list[Any]:
+        """The variables `(num_tasks, size)`, whose rows this class itself leaves alone."""
+        return [variable for part in self.tracked for variable in part]
+
+    def build_for_parts(self, sizes: Sequence[int]) -> None:
+        """Makes the variables, once, for gradients in parts of these sizes."""
+        if not self.tracked:
+            # Keras locks a layer after `build`, where the parameters are not known yet.
+            self._tracker.unlock()
+            self.tracked.extend(self._variables(part, size) for part, size in enumerate(sizes))
+            self._tracker.lock()
+        found = [part[0].shape[1] for part in self.tracked]
+        if found != list(sizes):
+            raise ValueError(
+                f"{type(self).__name__} '{self.name}' was built for gradients of the sizes "
+                f"{found}, received {list(sizes)}. Make a new {type(self).__name__} for them."
+            )
+
+    def _variables(self, part: int, size: int) -> list[Any]:
+        return [
+            self.add_weight(
+                shape=(self.num_tasks, size),
+                initializer="zeros",
+                trainable=False,
+                name=f"tracked_{part}_{index}",
+                aggregation="only_first_replica",
+            )
+            for index in range(self.num_tracked)
+        ]
+
+    def track(
+        self, gradients: Any, tracked: Sequence[Any], active: Any, **more: Any
+    ) -> tuple[Any, Sequence[Any]]:
+        """Returns the rows to combine and the new values of what is tracked, for one part.
+
+        Args:
+            gradients: Tensor `(num_tasks, size)`.
+            tracked: Tensors `(num_tasks, size)`, `num_tracked` of them.
+            active: Float tensor `(num_tasks,)`, 1.0 for tasks present in the step.
+            **more: What the method has declared to need.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `track`.")
+
+    def solve(self, gramian: Any, active: Any, **more: Any) -> Any:
+        """Returns the weights `(num_tasks,)` of the rows, from their Gramian."""
+        raise NotImplementedError(f"{type(self).__name__} must define `solve(gramian, active)`.")
+
+    def combine(
+        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
+    ) -> list[Any]:
+        moves = active * ops.cast(more.get("chosen", 1.0), active.dtype)
+        rows = [
+            self._track(part, variables, active, moves, more)
+            for part, variables in zip(gradients, self.tracked, strict=True)
+        ]
+        gramian = sum(ops.matmul(part, ops.transpose(part)) for part in rows)
+        weights = ops.cast(self.solve(gramian, active, **more), gramian.dtype)
+        weights = ops.where(active > 0, weights, 0)
+        return [ops.matmul(weights, part) for part in rows]
+
+    def _track(
+        self, part: Any, variables: Sequence[Any], active: Any, moves: Any, more: dict[str, Any]
+    ) -> Any:
+        before = [ops.cast(variable.value, part.dtype) for variable in variables]
+        rows, after = self.track(part, before, active, **more)
+        for variable, old, new in zip(variables, before, after, strict=True):
+            variable.assign(ops.where(moves[:, None] > 0, new, old))
+        return ops.where(active[:, None] > 0, rows, 0)
