@@ -1,5 +1,6 @@
 """`MultiTaskModel`: a functional Keras model with several named tasks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
@@ -191,6 +192,11 @@ class MultiTaskModel(FittedModel):
         outputs = {task: self.output[task] for task in plans}
         partition = Partition(self, outputs)
         update.warn_if_nothing_shared(state.gradient_balancing, partition, self.trainable_variables)
+        update.warn_of_undone_weights(state.loss_weighting, state.gradient_balancing)
+        if state.gradient_balancing is not None:
+            shared = partition.shared(self.trainable_variables)
+            sizes = [math.prod(variable.shape) for variable in shared]
+            state.gradient_balancing.build_for_parts(sizes)
         self._step = Step(self, plans, state, logbook, partition, policy)
         self._step.before_step = hypergradient_for(self._step)
         self._feed = Feed(plans, self.output)

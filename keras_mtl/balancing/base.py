@@ -30,8 +30,10 @@ class GradientBalancing(Method):
     * `needs_one_task`: `chosen`, 1.0 for the only task whose gradient was taken in this step and
       0.0 for the others, whose rows are zero; `choose(active)` names it.
 
-    `features_reason` says why scope `"features"` is refused, where it is, and `weights_remark` what
-    becomes of a loss weighting before it, where that is not what a user expects: `compile` warns.
+    With `weights_heads` the variables that one task reaches alone learn with what `head_weights`
+    returns. `features_reason` says why scope `"features"` is refused, where it is, and
+    `weights_remark` what becomes of a loss weighting before it, where that is not what a user
+    expects: `compile` warns of it.
 
     Args:
         scope: `"parameters"` works on the gradients of the shared variables (one backward
@@ -163,6 +165,28 @@ class GradientBalancing(Method):
         starts = [sum(sizes[:index]) for index in range(len(sizes))]
         return [direction[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
+    def balance(
+        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
+    ) -> tuple[list[Any], Any]:
+        """Returns what `combine` does, and the weights of the heads, `None` for 1 each.
+
+        Called in the step, once; arguments as for `combine`.
+        """
+        directions = self.combine(gradients, gramian, active, **more)
+        heads = self.head_weights(None, active, **more) if self.weights_heads else None
+        return directions, heads
+
+    def head_weights(self, weights: Any, active: Any, **more: Any) -> Any:
+        """Hook: returns the weights of private gradients, `(num_tasks,)`, where `weights_heads`.
+
+        Args:
+            weights: Those of the shared gradients, where the direction is a weighted sum of them.
+            active: Float tensor `(num_tasks,)`, 1.0 for tasks present in the step.
+            **more: What the method has declared to need.
+        """
+        del active, more
+        return weights
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scope": self.scope}
 
@@ -173,8 +197,7 @@ class GramianBalancing(GradientBalancing):
 
     A subclass writes `solve(gramian, active)` and returns the weights `(num_tasks,)`, in the
     dtype of `gramian`; it gets further keywords as `GradientBalancing` says. Weights of absent
-    tasks do not matter: they are set to 0. With `weights_heads` on its class the variables that
-    one task reaches alone learn with that weight too.
+    tasks do not matter: they are set to 0. They are those of the heads too with `weights_heads`.
 
     Args:
         scope: `"parameters"` or `"features"`, as in `GradientBalancing`.
@@ -255,6 +278,20 @@ class GramianBalancing(GradientBalancing):
     ) -> list[Any]:
         weights = self.find_weights(gramian, active, **more)
         return [ops.matmul(weights, part) for part in gradients]
+
+    def balance(
+        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
+    ) -> tuple[list[Any], Any]:
+        weights = self.find_weights(gramian, active, **more)
+        if self.refresh_every > 1:
+            self.last_weights.assign(weights)
+            self.steps_since_refresh.assign(1.0)
+        heads = self.head_weights(weights, active, **more) if self.weights_heads else None
+        return [ops.matmul(weights, part) for part in gradients], heads
+
+    def count_step(self) -> None:
+        """Counts a step in which the last weights were reused."""
+        self.steps_since_refresh.assign(ops.mod(self.steps_since_refresh + 1, self.refresh_every))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "refresh_every": self.refresh_every}

@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_mtl.core import replicas
+
 
 @dataclass(frozen=True)
 class Elements:
@@ -47,6 +49,15 @@ class Elements:
             lambda part: _zero_unless(counted, part), (self.labels, self.predictions)
         )
         return replace(self, labels=parts[0], predictions=parts[1])
+
+    def every_other(self, start: int) -> "Elements":
+        """Returns the elements with every other row of the global batch alone counted."""
+        rows = tf.shape(tf.nest.flatten(self.labels)[0])[0]
+        # Counted over all replicas, which so split a batch as one device does.
+        place = replicas.sum_before(rows) + tf.range(rows)
+        chosen = tf.equal(place % 2, start)
+        kept = chosen if self.rows is None else tf.logical_and(self.rows, chosen)
+        return replace(self, rows=kept)
 
     @property
     def complete(self) -> bool:

@@ -1,6 +1,6 @@
 """Arithmetic over the replicas of a `tf.distribute` strategy; on one device it costs nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -54,6 +54,31 @@ def _assign_across_replicas(strategy: Any, variables: list[Any], values: list[An
         strategy.extended.update(
             variable, lambda own, new: own.assign(new), args=(value,), group=False
         )
+
+
+def choose(condition: Any, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
+    """Returns what `first` or `second` returns, alike on all replicas.
+
+    Args:
+        condition: Boolean scalar, the same on every replica.
+        first: Function of no arguments, in which replicas may meet; called if it holds.
+        second: Such a function with the same structure of results; called if not.
+    """
+    if without_strategy():
+        return tf.cond(condition, first, second)
+    # A cond with a merge call inside a branch is refused in a replica, allowed across them.
+    return tf.distribute.get_replica_context().merge_call(
+        _choose_across_replicas, args=(condition, first, second)
+    )
+
+
+def _choose_across_replicas(strategy: Any, condition: Any, first: Any, second: Any) -> Any:
+    flag = strategy.experimental_local_results(condition)[0]
+
+    def run(branch: Any) -> Any:
+        return strategy.extended.call_for_each_replica(lambda own: own(), args=(branch,))
+
+    return tf.cond(flag, lambda: run(first), lambda: run(second))
 
 
 def several_workers(strategy: Any) -> bool:

@@ -14,9 +14,10 @@ from keras_mtl.core.logbook import LogBook
 from keras_mtl.core.losses import LossSum
 from keras_mtl.core.nonfinite import Guard, NonfiniteGuard
 from keras_mtl.core.partition import Partition
-from keras_mtl.core.passes import pass_for
+from keras_mtl.core.pass_for import pass_for
 from keras_mtl.core.plan import BatchReader, TaskPlan
 from keras_mtl.core.side_effects import SideEffects
+from keras_mtl.core.terms import Half, Terms
 
 
 class Measured(NamedTuple):
@@ -96,6 +97,7 @@ class Step:
         before = self._kept.before()
         with self._pass() as recording:
             elements, sums, extra = self.forward(*batch, training=True)
+            halves = self._sums_of_halves(elements)
         measured = self.measure(sums, extra)
         active = self.active(measured)
         total, weights, own_gradients = value_and_gradient(
@@ -105,16 +107,23 @@ class Step:
         )
         effective = self.state.constants.value * weights
         scale = update.loss_scale(self.model.optimizer)
-        factors = tf.math.divide_no_nan(self._applied(effective), measured.denominators)
-        gradients = recording.gradients(
-            [part.total for part in sums], factors, extra, active, scale
+        applied = self._applied(effective)
+        terms = Terms(
+            [part.total for part in sums],
+            tf.math.divide_no_nan(applied, measured.denominators),
+            extra,
+            active,
+            scale,
+            measured.losses,
+            tuple(self._half(half, applied) for half in halves),
         )
+        gradients = recording.gradients(terms)
         counted = guard.inspect(measured.losses, measured.present, gradients)
         own = self._own_parts(own_gradients, scale)
-        applied = self._update([*gradients, *own], scale, guard, counted)
-        self._move_weighting(batch, measured, active * applied, effects)
+        taken = self._update([*gradients, *own], scale, guard, counted)
+        self._move_weighting(batch, measured, active * taken, effects)
         finite = tf.math.is_finite(measured.losses)
-        idle = tf.logical_not(tf.logical_and(active * applied > 0, finite))
+        idle = tf.logical_not(tf.logical_and(active * taken > 0, finite))
         self._kept.put_back(before, tf.equal(self.state.stopped.value, FROZEN), idle)
         guard.after(counted)
         loss = self._training_loss(total, weights, active, measured)
@@ -190,6 +199,21 @@ class Step:
         terms = [tf.cast(term, tf.float32) for term in self.model.losses]
         extra = tf.add_n([tf.reduce_sum(term) for term in terms]) if terms else None
         return elements, sums, None if extra is None else extra / replicas.count()
+
+    def _sums_of_halves(self, elements: Mapping[str, Elements]) -> list[list[LossSum]]:
+        """Returns the local sums over every other row, where the balancing compares halves."""
+        balancing = self.state.gradient_balancing
+        if balancing is None or not balancing.needs_cross_gramian:
+            return []
+        return [
+            [plan.loss.sums(elements[name].every_other(half)) for name, plan in self._plans.items()]
+            for half in (0, 1)
+        ]
+
+    def _half(self, sums: Sequence[LossSum], applied: Any) -> Half:
+        denominators = self.measure(sums, None).denominators
+        factors = tf.math.divide_no_nan(applied, denominators)
+        return Half([part.total for part in sums], factors)
 
     def measure(self, sums: Sequence[LossSum], extra: Any) -> Measured:
         """Returns the losses over all replicas."""

@@ -56,6 +56,17 @@ def warn_if_nothing_shared(balancing: Any, partition: Any, variables: Sequence[A
     )
 
 
+def warn_of_undone_weights(weighting: Any, balancing: Any) -> None:
+    """Warns where a balancing undoes what the loss weighting before it has chosen."""
+    remark = None if balancing is None else balancing.weights_remark
+    if remark is not None and weighting.chooses:
+        warnings.warn(
+            f"`gradient_balancing` '{balancing.name}' works on gradients that `loss_weighting` "
+            f"'{weighting.name}' has scaled: {remark}",
+            stacklevel=4,
+        )
+
+
 def keep_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
     """Excludes learned task weights from weight decay, beside what the user excluded."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)

@@ -28,7 +28,8 @@ class LossWeighting(Method):
     One that learns from what a step has done to the losses sets `needs_fresh_losses` and writes
     `update_from_fresh_losses`; one that learns from how its weights change the main tasks' losses
     names its `hypergradient`, with its options, and writes `update_from_hypergradient`; one that
-    can do nothing without auxiliary tasks says so in `needs_auxiliary_tasks`.
+    can do nothing without auxiliary tasks says so in `needs_auxiliary_tasks`; one that leaves the
+    weights to the user says `chooses = False`.
 
     Args:
         name: Optional string. Name of the layer.
@@ -37,6 +38,7 @@ class LossWeighting(Method):
     Output shape: `()`, the total.
     """
 
+    chooses = True
     takes_negative_losses = True
     needs_fresh_losses = False
     hypergradient: str | None = None

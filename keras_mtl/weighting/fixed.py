@@ -27,5 +27,7 @@ class Fixed(LossWeighting):
         The weighted sum of Caruana 1997, Multitask learning, Machine Learning 28, 41-75.
     """
 
+    chooses = False
+
     def call(self, task_losses: Any, active: Any) -> Any:
         return ops.sum(active * task_losses)

@@ -1,0 +1,89 @@
+"""Hands task gradients to a gradient balancing and takes the direction back."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_mtl.core import update
+from keras_mtl.core.terms import Terms
+
+
+class Balanced(NamedTuple):
+    """What a balancing has made of the task gradients.
+
+    Args:
+        directions: List of tensors `(size,)`, one a part.
+        heads: Weights of the private gradients `(num_tasks,)`, or `None` for 1 each.
+    """
+
+    directions: list[Any]
+    heads: Any
+
+
+class SummedRows:
+    """Adds up the gradients of the active tasks: no balancing, where tasks must be told apart."""
+
+    needs_losses = needs_cross_gramian = needs_one_task = weights_heads = False
+    refresh_every = 1
+    task_variables: tuple[Any, ...] = ()
+    non_trainable_variables: tuple[Any, ...] = ()
+
+    def more(self, **evidence: Any) -> dict[str, Any]:
+        """Returns what is needed beyond the gradients: nothing."""
+        del evidence
+        return {}
+
+    def balance(
+        self, gradients: Sequence[Any], gramian: Any, active: Any
+    ) -> tuple[list[Any], None]:
+        """Returns the sum of the rows of each part."""
+        del gramian
+        return [tf.tensordot(active, part, axes=1) for part in gradients], None
+
+
+def gramian_of(parts: Sequence[Any], others: Sequence[Any] | None = None) -> Any:
+    """Returns the inner products of the rows, which come in parts, with those of `others`."""
+    pairs = zip(parts, parts if others is None else others, strict=True)
+    return tf.add_n([tf.matmul(part, other, transpose_b=True) for part, other in pairs])
+
+
+def balance(
+    balancing: Any,
+    parts: Sequence[Any],
+    gramian: Any,
+    terms: Terms,
+    *,
+    cross_gramian: Any = None,
+    chosen: Any = None,
+) -> Balanced:
+    """Returns the directions, NaN where a gradient is not finite.
+
+    Args:
+        balancing: The gradient balancing.
+        parts: List of tensors `(num_tasks, size)`, in float32, without loss scale.
+        gramian: Tensor `(num_tasks, num_tasks)` over all parts and replicas.
+        terms: The `Terms` that were differentiated.
+        cross_gramian: Tensor `(num_tasks, num_tasks)`, where the balancing needs it.
+        chosen: Tensor `(num_tasks,)`, where the balancing takes one task a step.
+    """
+    # A method is finite whatever it gets; an overflow must still be seen by the loss scaling.
+    finite = tf.reduce_all(tf.math.is_finite(gramian))
+    blocked = tf.where(finite, 0.0, float("nan"))
+    active = tf.where(finite, terms.active, 0.0)
+    tracked = {id(variable) for variable in getattr(balancing, "tracked_variables", ())}
+    state = [
+        variable
+        for variable in balancing.non_trainable_variables
+        if variable.dtype.startswith("float") and id(variable) not in tracked
+    ]
+    before = [tf.identity(variable.value) for variable in state]
+    losses = tf.where(terms.active > 0, terms.losses, 1.0)
+    more = balancing.more(losses=losses, cross_gramian=cross_gramian, chosen=chosen)
+    directions, heads = balancing.balance(parts, gramian, active, **more)
+    # An overflow drops the update, and must leave no trace in the state either.
+    by_task = {id(variable) for variable in balancing.task_variables}
+    idle = active <= 0
+    keep = [idle if id(v) in by_task else tf.logical_not(finite) for v in state]
+    update.put_back(state, before, keep)
+    return Balanced([direction + blocked for direction in directions], heads)

@@ -1,0 +1,142 @@
+"""One backward pass a task, balanced on the gradients of the shared variables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mtl.core import replicas
+from keras_mtl.core.balanced import Balanced, balance, gramian_of
+from keras_mtl.core.passes import Collected, SummedPass, head_factors
+from keras_mtl.core.terms import Terms
+
+
+class ParametersPass(SummedPass):
+    """One backward pass a task; the gradients of the shared variables are balanced."""
+
+    persistent = True
+
+    def gradients(self, terms: Terms) -> list[Any]:
+        shared = self.partition.shared(self.variables)
+        rows, own = self._task_gradients(shared, terms.totals, terms.seeds)
+        balanced = self._balance(shared, rows, terms)
+        return self._collect(shared, balanced, own, terms)
+
+    def _task_gradients(
+        self, shared: Sequence[Any], totals: Sequence[Any], seeds: Sequence[Any]
+    ) -> tuple[list[list[Any]], list[list[Any]]]:
+        """Returns for each task the gradients of the shared and of its private variables."""
+        rows, own = [], []
+        for total, seed, private in zip(totals, seeds, self.private(), strict=True):
+            found = self.tape.gradient(total, [*shared, *private], output_gradients=seed)
+            rows.append(found[: len(shared)])
+            own.append(found[len(shared) :])
+        return rows, own
+
+    def _matrices(
+        self, shared: Sequence[Any], rows: Sequence[Sequence[Any]], terms: Terms
+    ) -> list[Any]:
+        """Returns `(num_tasks, size)` for each shared variable, on this replica."""
+        return [
+            self.matrix([row[index] for row in rows], variable, terms)
+            for index, variable in enumerate(shared)
+        ]
+
+    def _balance(
+        self, shared: Sequence[Any], rows: Sequence[Sequence[Any]], terms: Terms
+    ) -> Balanced:
+        # The gradients are summed over replicas, not their Gramians: these do not add up.
+        parts = replicas.total(self._matrices(shared, rows, terms))
+        return balance(self.balancing, parts, gramian_of(parts), terms)
+
+    def _collect(
+        self,
+        shared: Sequence[Any],
+        balanced: Balanced,
+        own: Sequence[Sequence[Any]],
+        terms: Terms,
+    ) -> list[Any]:
+        collected = Collected(self.variables)
+        heads = head_factors(balanced.heads, len(own))
+        for private, found, head in zip(self.private(), own, heads, strict=True):
+            collected.add(private, found, head)
+        # Every replica has the whole direction, and the optimizer will add them up.
+        factor = terms.scale / replicas.count()
+        directions = [
+            tf.cast(tf.reshape(direction * factor, variable.shape), variable.dtype)
+            for direction, variable in zip(balanced.directions, shared, strict=True)
+        ]
+        collected.add(shared, directions)
+        if terms.extra is not None:
+            found = self.tape.gradient(terms.extra, self.variables, output_gradients=terms.scale)
+            collected.add(self.variables, found)
+        return collected.gradients
+
+
+class HalvesPass(ParametersPass):
+    """Two backward passes a task, one for each half of the batch.
+
+    Their sum is the gradient of the batch; the inner products of one half's gradients with the
+    other's are what two independent batches give.
+    """
+
+    def gradients(self, terms: Terms) -> list[Any]:
+        shared = self.partition.shared(self.variables)
+        found = [self._task_gradients(shared, half.totals, terms.seeds) for half in terms.halves]
+        halves = [self._matrices(shared, rows, terms) for rows, _ in found]
+        sums = replicas.total([*halves[0], *halves[1]])
+        first, second = sums[: len(shared)], sums[len(shared) :]
+        parts = [one + other for one, other in zip(first, second, strict=True)]
+        # Here each is a part of a sum over the batch; a mean over half of it has other factors.
+        ratios = [tf.math.divide_no_nan(half.factors, terms.factors) for half in terms.halves]
+        cross = gramian_of(first, second) * ratios[0][:, None] * ratios[1][None, :]
+        balanced = balance(self.balancing, parts, gramian_of(parts), terms, cross_gramian=cross)
+        return self._collect(shared, balanced, self._own(found), terms)
+
+    def _own(self, found: Sequence[Any]) -> list[list[Any]]:
+        """Returns each task's private gradients of the whole batch."""
+        both = []
+        for index, private in enumerate(self.private()):
+            collected = Collected(private)
+            for _, own in found:
+                collected.add(private, own[index])
+            both.append(collected.gradients)
+        return both
+
+
+class OneTaskPass(ParametersPass):
+    """The backward pass of the one task that the balancing has chosen for this step."""
+
+    def gradients(self, terms: Terms) -> list[Any]:
+        shared, every = self.partition.shared(self.variables), self.private()
+        chosen = self.balancing.choose(terms.active)
+        branches = [
+            lambda index=index: self._gradients_of(index, shared, every, terms)
+            for index in range(len(every))
+        ]
+        found = tf.switch_case(tf.argmax(chosen, output_type=tf.int32), branches)
+        rows = replicas.total([chosen[:, None] * part[None, :] for part in found[: len(shared)]])
+        balanced = balance(self.balancing, rows, gramian_of(rows), terms, chosen=chosen)
+        flat = iter(found[len(shared) :])
+        own = [[next(flat) for _ in private] for private in every]
+        return self._collect(shared, balanced, own, terms)
+
+    def _gradients_of(
+        self, index: int, shared: Sequence[Any], every: Sequence[Sequence[Any]], terms: Terms
+    ) -> list[Any]:
+        """Returns the rows of one task, then the private gradients of all, 0 but its own."""
+        seed = terms.factors[index] * terms.scale
+        sources = [*shared, *every[index]]
+        found = self.tape.gradient(terms.totals[index], sources, output_gradients=seed)
+        rows = [
+            self.row(gradient, variable, terms)
+            for gradient, variable in zip(found, shared, strict=False)
+        ]
+        own = dict(zip(map(id, every[index]), found[len(shared) :], strict=True))
+        return rows + [
+            _dense(own.get(id(variable)), variable) for private in every for variable in private
+        ]
+
+
+def _dense(gradient: Any, variable: Any) -> Any:
+    return tf.zeros_like(variable.value) if gradient is None else tf.convert_to_tensor(gradient)

@@ -1,0 +1,48 @@
+"""Chooses the backward pass of a step by what its balancing has declared."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from keras_mtl.core.balanced import SummedRows
+from keras_mtl.core.features_pass import FeaturesPass
+from keras_mtl.core.parameters_pass import HalvesPass, OneTaskPass, ParametersPass
+from keras_mtl.core.partition import Partition
+from keras_mtl.core.passes import SummedPass
+from keras_mtl.core.refresh import refreshing
+
+
+def pass_for(
+    balancing: Any, partition: Partition, variables: Sequence[Any], *, detachable: bool
+) -> Callable[[], SummedPass]:
+    """Returns a function that makes the backward pass of a step.
+
+    Args:
+        balancing: Gradient balancing, or `None`.
+        partition: `Partition` of the model.
+        variables: List of Keras variables, the order of the gradients.
+        detachable: Boolean. Whether some tasks may train their heads alone.
+    """
+    if not partition.shared(variables):
+        kind = SummedPass
+    elif balancing is None:
+        # Nothing shared must hear of a detached task: the gradients are taken task by task.
+        balancing = SummedRows() if detachable else None
+        kind = _by_task(partition) if detachable else SummedPass
+    else:
+        kind = _balanced(balancing, partition)
+    return partial(kind, variables, partition, balancing, detachable)
+
+
+def _by_task(partition: Partition) -> type[SummedPass]:
+    return FeaturesPass if partition.cuts else ParametersPass
+
+
+def _balanced(balancing: Any, partition: Partition) -> type[SummedPass]:
+    if balancing.scope == "features":
+        kind = FeaturesPass if partition.cuts else SummedPass
+    elif balancing.needs_cross_gramian:
+        kind = HalvesPass
+    else:
+        kind = OneTaskPass if balancing.needs_one_task else ParametersPass
+    return refreshing(kind) if balancing.refresh_every > 1 and kind is not SummedPass else kind

@@ -1,0 +1,69 @@
+"""Reuses task weights between the steps in which they are found."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mtl.core import replicas
+from keras_mtl.core.passes import Collected, SummedPass, given, head_factors
+from keras_mtl.core.terms import Terms
+
+
+def refreshing(kind: type[SummedPass]) -> type[SummedPass]:
+    """Returns a backward pass that balances as `kind` does, every `refresh_every` steps."""
+
+    class Refreshing(kind):
+        """In between, one backward pass over the losses times the last weights."""
+
+        # Both passes may be asked of one tape: the graph holds both, and a step runs one.
+        persistent = True
+
+        def gradients(self, terms: Terms) -> list[Any]:
+            due = tf.equal(self.balancing.steps_since_refresh.value, 0.0)
+            # Made once, so that both branches leave out the same variables.
+            reached = [
+                bool(self.partition.tasks_of_variable(v)) or terms.extra is not None
+                for v in self.variables
+            ]
+            balance = super().gradients
+
+            def found() -> list[Any]:
+                return _dense(balance(terms), self.variables, reached)
+
+            def reused() -> list[Any]:
+                return _dense(_with_last_weights(self, terms), self.variables, reached)
+
+            flat = iter(replicas.choose(due, found, reused))
+            return [next(flat) if there else None for there in reached]
+
+    return Refreshing
+
+
+def _with_last_weights(passed: SummedPass, terms: Terms) -> list[Any]:
+    balancing, partition = passed.balancing, passed.partition
+    weights = tf.where(terms.active > 0, tf.convert_to_tensor(balancing.last_weights.value), 0.0)
+    shared = partition.shared(passed.variables)
+    collected = Collected(passed.variables)
+    seeds = terms.seeds_of(terms.factors * weights)
+    collected.add(shared, passed.tape.gradient(terms.totals, shared, output_gradients=seeds))
+    heads = head_factors(weights if balancing.weights_heads else None, len(terms.totals))
+    for total, seed, private, head in zip(
+        terms.totals, terms.seeds, passed.private(), heads, strict=True
+    ):
+        collected.add(private, passed.tape.gradient(total, private, output_gradients=seed), head)
+    for extra in given(terms.extra):
+        found = passed.tape.gradient(extra, passed.variables, output_gradients=terms.scale)
+        collected.add(passed.variables, found)
+    balancing.count_step()
+    return collected.gradients
+
+
+def _dense(
+    gradients: Sequence[Any], variables: Sequence[Any], reached: Sequence[bool]
+) -> list[Any]:
+    return [
+        tf.zeros_like(variable.value) if gradient is None else tf.convert_to_tensor(gradient)
+        for gradient, variable, there in zip(gradients, variables, reached, strict=True)
+        if there
+    ]
