@@ -1,6 +1,7 @@
-"""Figures of training: task weights and task losses over the epochs."""
+"""Figures of training: task weights, losses and gradient conflicts over the epochs."""
 
 import csv
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -76,6 +77,56 @@ def plot_task_losses(
             dashed = {"color": style["color"], "linestyle": "--", "label": f"{task}, validation"}
             ax.plot(*read.series(f"val_{task}_loss"), **dashed)
     return _finished(ax, "task loss")
+
+
+def plot_gradient_conflicts(
+    log: Any, *, quantity: str = "cosine", tasks: Sequence[str] | None = None, ax: Any = None
+) -> Any:
+    """Draws what `GradientConflictMonitor` logged: a row a pair of tasks, a column an epoch.
+
+    Args:
+        log: As in `plot_task_weights`.
+        quantity: `"cosine"`, from -1 (opposite) to 1 (alike), or `"magnitude_similarity"`, from 0
+            to 1 (equally long).
+        tasks: As in `plot_task_weights`; pairs of these are drawn.
+        ax: As in `plot_task_weights`.
+
+    Returns:
+        The Matplotlib `Axes`. Cells without a measurement are left white.
+
+    Raises:
+        ImportError: If Matplotlib is not installed.
+        TypeError: If `log` has the wrong type.
+        ValueError: If `quantity` is neither of the two, or the log holds none of it.
+
+    Example:
+
+    >>> log = {"a_weight": [1.0, 1.0], "a_loss": [1.0, 0.5], "b_weight": [1.0, 1.0]}
+    >>> log |= {"b_loss": [1.0, 0.5], "a_b_cosine": [0.5, -0.25]}
+    >>> axes = keras_mtl.plots.plot_gradient_conflicts(log)
+    >>> axes.get_images()[0].get_array().tolist()
+    [[0.5, -0.25]]
+    """
+    checks.one_of("quantity", quantity, ["cosine", "magnitude_similarity"])
+    read = _read(log)
+    pairs = list(itertools.combinations(_chosen(read, tasks), 2))
+    names = [f"{first}_{second}_{quantity}" for first, second in pairs]
+    if not names or not all(read.has(name) for name in names):
+        raise ValueError(
+            f"`log` holds no '<task>_<task>_{quantity}' of all pairs of tasks. Train two tasks or "
+            "more with `callbacks=[keras_mtl.callbacks.GradientConflictMonitor()]`."
+        )
+    ax = _new_axes() if ax is None else ax
+    lowest, colours = (-1.0, "RdBu") if quantity == "cosine" else (0.0, "viridis")
+    cells = [[np.nan if x is None else float(x) for x in read.values[name]] for name in names]
+    extent = (0.5, len(cells[0]) + 0.5, len(cells) - 0.5, -0.5)
+    style = {"cmap": colours, "vmin": lowest, "vmax": 1.0, "aspect": "auto", "extent": extent}
+    image = ax.imshow(cells, interpolation="nearest", **style)
+    ax.figure.colorbar(image, ax=ax, label=quantity.replace("_", " "))
+    ax.set_yticks(range(len(pairs)), [f"{first}, {second}" for first, second in pairs])
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="epoch")
+    return ax
 
 
 class _Log(NamedTuple):

@@ -1,4 +1,7 @@
 """Callbacks: what acts on the tasks during `fit`."""
 
+from keras_mtl.callbacks.gradient_conflict_monitor import (
+    GradientConflictMonitor as GradientConflictMonitor,
+)
 from keras_mtl.callbacks.loss_weight_schedule import LossWeightSchedule as LossWeightSchedule
 from keras_mtl.callbacks.task_early_stopping import TaskEarlyStopping as TaskEarlyStopping

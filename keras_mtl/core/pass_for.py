@@ -13,7 +13,12 @@ from keras_mtl.core.refresh import refreshing
 
 
 def pass_for(
-    balancing: Any, partition: Partition, variables: Sequence[Any], *, detachable: bool
+    balancing: Any,
+    partition: Partition,
+    variables: Sequence[Any],
+    *,
+    detachable: bool,
+    persistent: bool = False,
 ) -> Callable[[], SummedPass]:
     """Returns a function that makes the backward pass of a step.
 
@@ -22,6 +27,7 @@ def pass_for(
         partition: `Partition` of the model.
         variables: List of Keras variables, the order of the gradients.
         detachable: Boolean. Whether some tasks may train their heads alone.
+        persistent: Boolean. Whether its tape is asked for more than the gradients of the step.
     """
     if not partition.shared(variables):
         kind = SummedPass
@@ -31,6 +37,8 @@ def pass_for(
         kind = _by_task(partition) if detachable else SummedPass
     else:
         kind = _balanced(balancing, partition)
+    if persistent:
+        kind = type(kind.__name__, (kind,), {"persistent": True})
     return partial(kind, variables, partition, balancing, detachable)
 
 

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_mtl.core import replicas, update
+from keras_mtl.core.conflicts import ConflictWatch
 from keras_mtl.core.derivatives import value_and_gradient
 from keras_mtl.core.kept import DETACHED, FROZEN, Kept
 from keras_mtl.core.labels import Elements
@@ -59,6 +60,7 @@ class Step:
         self._reader = BatchReader(plans, [tensor.name for tensor in model.inputs])
         self.model_variables = list(model.trainable_variables)
         self.variables = self.model_variables + list(self.weighting.trainable_variables)
+        self.watch: ConflictWatch | None = None
         self.let_heads_train_alone(False)
         moved = [*self.model_variables, *_floats(model.non_trainable_variables)]
         self._kept = Kept(partition, moved, self.weighting)
@@ -68,11 +70,20 @@ class Step:
     def let_heads_train_alone(self, detachable: bool) -> None:
         """Sets whether tasks may be detached: a dearer backward pass where nothing balances."""
         self.detachable = detachable
+        self._ready_pass()
+
+    def watch_with(self, watch: ConflictWatch) -> None:
+        """Sets what observes the task gradients."""
+        self.watch = watch
+        self._ready_pass()
+
+    def _ready_pass(self) -> None:
         self._pass = pass_for(
             self.state.gradient_balancing,
             self.partition,
             self.model_variables,
-            detachable=detachable,
+            detachable=self.detachable,
+            persistent=self.watch is not None,
         )
 
     @property
@@ -118,6 +129,8 @@ class Step:
             tuple(self._half(half, applied) for half in halves),
         )
         gradients = recording.gradients(terms)
+        if self.watch is not None:
+            self.watch.observe(recording, terms, gradients)
         counted = guard.inspect(measured.losses, measured.present, gradients)
         own = self._own_parts(own_gradients, scale)
         taken = self._update([*gradients, *own], scale, guard, counted)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import keras
 
 from keras_mtl.core import checks
+from keras_mtl.core.conflicts import ConflictWatch
 from keras_mtl.core.kept import HEADS
 from keras_mtl.core.state import TaskValues, TrainingState
 
@@ -55,6 +56,34 @@ class TaskControls(keras.Model):
             self._step.let_heads_train_alone(True)
             if self.train_function is not None:
                 self.make_train_function(force=True)
+
+    def watch_gradients(self, every: int) -> ConflictWatch:
+        """Measures from now on how the task gradients stand to one another.
+
+        The first time, and when `every` changes, that costs a trace.
+
+        Args:
+            every: Integer. Steps from one measurement to the next.
+
+        Returns:
+            The `ConflictWatch`, enabled, which tells and can be disabled.
+
+        Raises:
+            ValueError: If two tasks share no trainable variable.
+        """
+        state, step = self._state(), self._step
+        if not step.partition.shared(step.model_variables):
+            raise ValueError(
+                f"The tasks {list(self._plans)} share no trainable variable, so their gradients "
+                "cannot be compared. Watch a model with a shared trunk that is trainable."
+            )
+        if step.watch is None or step.watch.every != every:
+            with self.distribute_strategy.scope():
+                step.watch_with(ConflictWatch(state, list(self._plans), every))
+            if self.train_function is not None:
+                self.make_train_function(force=True)
+        step.watch.enable(True)
+        return step.watch
 
     def resume_task(self, task: str) -> None:
         """Resumes training a stopped `task`."""
