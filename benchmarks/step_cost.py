@@ -8,10 +8,15 @@ alone gets.
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --tasks 4 --methods plain uncertainty mgda:features
+    python benchmarks/step_cost.py --methods mgda:parameters:4
+    python benchmarks/step_cost.py --solvers --tasks 2 8 64
+
+A balancing is named with its scope and, as the third part, `refresh_every`. `--solvers` times the
+search for the weights of random gradients alone, as a graph, in microseconds.
 """
 
 import argparse
-import itertools
+import functools
 import math
 import os
 import statistics
@@ -93,12 +98,13 @@ def stepper(
 
 
 def parse_method(text: str) -> dict[str, object]:
-    """Turns `name` or `name:scope` into arguments of `compile`."""
-    name, _, scope = text.partition(":")
-    if name in keras_mtl.weighting.names():
+    """Turns `weighting`, or `balancing:scope[:refresh_every]`, into arguments of `compile`."""
+    name, *parts = text.split(":")
+    if not parts and name in keras_mtl.weighting.names():
         return {"loss_weighting": name}
-    method = keras_mtl.balancing.get(name)
-    return {"gradient_balancing": type(method)(scope=scope or "parameters")}
+    options = {"scope": parts[0] if parts else "parameters"}
+    options |= {"refresh_every": int(parts[1])} if len(parts) > 1 else {}
+    return {"gradient_balancing": type(keras_mtl.balancing.get(name))(**options)}
 
 
 def roles_for(arguments: dict[str, object], num_tasks: int) -> dict[str, object]:
@@ -148,20 +154,47 @@ def limit(method: str, num_tasks: int) -> float | None:
     """Returns the ratio a method is to stay under, or `None` for those with their own figure."""
     if method == PLAIN:
         return None
-    if method in keras_mtl.weighting.names():
-        weighting = keras_mtl.weighting.get(method)
+    name, *parts = method.split(":")
+    if not parts and name in keras_mtl.weighting.names():
+        weighting = keras_mtl.weighting.get(name)
         extra_passes = weighting.needs_fresh_losses or weighting.hypergradient is not None
         return None if extra_passes else 1.03
-    if method.endswith(":features"):
-        return 1.15
-    return (1 + 2 * num_tasks) / 3 * 1.15
+    if len(parts) > 1:
+        return None
+    return 1.15 if parts == ["features"] else (1 + 2 * num_tasks) / 3 * 1.1
 
 
 def all_methods() -> list[str]:
     """Lists every exported weighting, and every balancing in both scopes."""
-    scopes = ("parameters", "features")
-    balancings = itertools.product(keras_mtl.balancing.names(), scopes)
-    return [PLAIN, *keras_mtl.weighting.names()] + [f"{name}:{scope}" for name, scope in balancings]
+    scoped = [
+        f"{name}:{scope}"
+        for name in keras_mtl.balancing.names()
+        for scope in ("parameters", "features")
+        if scope == "parameters" or keras_mtl.balancing.get(name).features_reason is None
+    ]
+    return [PLAIN, *keras_mtl.weighting.names(), *scoped]
+
+
+def solver_times(num_tasks: int, repeats: int = 200) -> dict[str, float]:
+    """Returns the median microseconds in which each method finds the weights of a Gramian."""
+    rows = np.random.default_rng(0).normal(size=(num_tasks, 4 * num_tasks)).astype("float32")
+    gramian, losses = tf.constant(rows @ rows.T), tf.ones(num_tasks)
+    found = {}
+    for name in keras_mtl.balancing.names():
+        method = keras_mtl.balancing.get(name)
+        if not isinstance(method, keras_mtl.balancing.GramianBalancing):
+            continue
+        method.build_for(num_tasks)
+        more = {"losses": losses} if method.needs_losses else {}
+        solve = tf.function(functools.partial(method.compute_weights, gramian, **more))
+        solve()
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            solve()
+            times.append(time.perf_counter() - start)
+        found[name] = 1e6 * statistics.median(times)
+    return found
 
 
 def main() -> None:
@@ -172,7 +205,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="pairs a method (at least 2)")
     parser.add_argument("--steps", type=int, default=3, help="steps a block")
     parser.add_argument("--jit-compile", action="store_true")
+    parser.add_argument("--solvers", action="store_true", help="time the solvers alone")
     args = parser.parse_args()
+    if args.solvers:
+        for num_tasks in args.tasks:
+            print(f"\n{num_tasks} tasks")
+            for name, microseconds in solver_times(num_tasks).items():
+                print(f"  {name:34s} {microseconds:8.0f} us")
+        return
     for num_tasks in args.tasks:
         measure(
             args.network,

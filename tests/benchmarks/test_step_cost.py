@@ -24,8 +24,17 @@ def test_interval_of_the_median_by_ranks(step_cost):
 def test_limits_by_kind_of_method(step_cost):
     assert step_cost.limit("uncertainty", 8) == 1.03
     assert step_cost.limit("mgda:features", 8) == 1.15
-    assert step_cost.limit("mgda:parameters", 4) == pytest.approx(3 * 1.15)
+    assert step_cost.limit("mgda:parameters", 4) == pytest.approx(3 * 1.1)
+    assert step_cost.limit("mgda:parameters:4", 4) is None
     assert step_cost.limit("famo", 2) is None
+
+
+def test_methods_are_named_with_scope_and_refresh(step_cost):
+    method = step_cost.parse_method("mgda:features:4")["gradient_balancing"]
+    assert (type(method).__name__, method.scope, method.refresh_every) == ("MGDA", "features", 4)
+    assert step_cost.parse_method("uncertainty") == {"loss_weighting": "uncertainty"}
+    assert {"mgda:parameters", "mgda:features"} < set(step_cost.all_methods())
+    assert step_cost.solver_times(2, repeats=3)["mgda"] > 0
 
 
 def test_method_that_needs_auxiliary_tasks_gets_all_but_the_first(step_cost):
