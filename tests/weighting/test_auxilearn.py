@@ -1,3 +1,5 @@
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -168,6 +170,19 @@ def test_weights_move_in_the_last_of_every_few_steps_that_have_a_label():
         seen.append(learned(model)[2])
     moved = np.flatnonzero(np.diff([1.0, *seen])).tolist()
     assert moved == [3, 6]  # step 1 does not count
+
+
+def test_moves_in_every_second_step_are_the_same_on_two_replicas(strategy):
+    found = []
+    for scope in (contextlib.nullcontext(), strategy.scope()):
+        with scope:
+            model = model_of(AuxiLearn(learning_rate=0.1, update_every=2))
+        for _ in range(4):
+            fit(model)
+        found.append(learned(model))
+    assert np.min(np.abs(found[0][1:] - 1.0)) > 0.05
+    # Adam takes what is left of two losses' difference, known to 1e-5, for a slope.
+    np.testing.assert_allclose(*found, rtol=1e-4)
 
 
 def test_users_constants_multiply_the_weights():
