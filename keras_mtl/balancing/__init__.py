@@ -1,5 +1,6 @@
 """Gradient balancing: methods that combine task gradients into one direction."""
 
+from keras_mtl.balancing.aligned_mtl import AlignedMTL as AlignedMTL
 from keras_mtl.balancing.base import GradientBalancing as GradientBalancing
 from keras_mtl.balancing.base import GramianBalancing as GramianBalancing
 from keras_mtl.balancing.cagrad import CAGrad as CAGrad
