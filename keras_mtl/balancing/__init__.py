@@ -6,6 +6,7 @@ from keras_mtl.balancing.base import GramianBalancing as GramianBalancing
 from keras_mtl.balancing.cagrad import CAGrad as CAGrad
 from keras_mtl.balancing.dual_proj import DualProj as DualProj
 from keras_mtl.balancing.fairgrad import FairGrad as FairGrad
+from keras_mtl.balancing.imtl_g import IMTLG as IMTLG
 from keras_mtl.balancing.mgda import MGDA as MGDA
 from keras_mtl.balancing.nash_mtl import NashMTL as NashMTL
 from keras_mtl.balancing.pcgrad import PCGrad as PCGrad
