@@ -4,6 +4,7 @@ from keras_mtl.balancing.aligned_mtl import AlignedMTL as AlignedMTL
 from keras_mtl.balancing.base import GradientBalancing as GradientBalancing
 from keras_mtl.balancing.base import GramianBalancing as GramianBalancing
 from keras_mtl.balancing.cagrad import CAGrad as CAGrad
+from keras_mtl.balancing.config import ConFIG as ConFIG
 from keras_mtl.balancing.dual_proj import DualProj as DualProj
 from keras_mtl.balancing.fairgrad import FairGrad as FairGrad
 from keras_mtl.balancing.imtl_g import IMTLG as IMTLG
