@@ -58,7 +58,22 @@ class Kept:
 
 def _only_if(condition: Any, action: Callable[[], None]) -> None:
     # Mostly no task is out, and there is nothing to copy.
-    if replicas.without_strategy():
+    if not replicas.without_strategy():
+        action()
+    elif tf.executing_eagerly():
         tf.cond(condition, action, lambda: None)
     else:
-        action()
+        _call_if(condition, tf.function(action, autograph=False).get_concrete_function())
+
+
+def _call_if(condition: Any, action: Any) -> None:
+    # `tf.cond` becomes a switch for each tensor it uses, and one switch makes the runtime take the
+    # slower executor for the whole step. As an operation of its own it costs next to nothing.
+    inputs = action.captured_inputs
+    like = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs]
+    nothing = tf.function(_nothing, autograph=False).get_concrete_function(*like)
+    tf.raw_ops.If(cond=condition, input=inputs, Tout=[], then_branch=action, else_branch=nothing)
+
+
+def _nothing(*inputs: Any) -> None:
+    del inputs
