@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_mtl.core import replicas, update
+from keras_mtl.core import early_reads, replicas, update
 from keras_mtl.core.conflicts import ConflictWatch
 from keras_mtl.core.derivatives import value_and_gradient
 from keras_mtl.core.kept import DETACHED, FROZEN, Kept
@@ -205,7 +205,8 @@ class Step:
         self, x: Any, y: Any, sample_weight: Any, *, training: bool
     ) -> tuple[dict[str, Elements], list[LossSum], Any]:
         """Returns each task's elements and local sums, and the extra terms of this replica."""
-        predictions = self.model(x, training=training)
+        with early_reads.forward_pass(self.model):
+            predictions = self.model(x, training=training)
         elements = self._reader.read(x, y, predictions, sample_weight, training=training)
         sums = [plan.loss.sums(elements[name]) for name, plan in self._plans.items()]
         # Before any sum over replicas: replica threads share the layers' lists of losses.
@@ -248,7 +249,8 @@ class Step:
         count = update.count_of_updates(optimizer)
         if update.needs_sum(optimizer):
             gradients = update.clip_over_replicas(optimizer, gradients, scale)
-        guard.apply(counted, lambda parts: optimizer.apply(parts, self.variables), gradients)
+        with early_reads.updates(optimizer):
+            guard.apply(counted, lambda parts: optimizer.apply(parts, self.variables), gradients)
         applied = update.was_applied(optimizer, count)
         return applied if counted is None else applied * tf.cast(counted, tf.float32)
 
