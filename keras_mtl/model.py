@@ -212,8 +212,10 @@ class MultiTaskModel(FittedModel):
 
     def _list_seed_generators(self) -> list[Any]:
         methods = (self._training_state.loss_weighting, self._training_state.gradient_balancing)
-        layers = [*self._flatten_layers(include_self=False), *methods]
-        return [g for layer in layers if layer is not None for g in layer._seed_generators]
+        layers = list(self._flatten_layers(include_self=False))
+        for method in methods:
+            layers += [] if method is None else method._flatten_layers()
+        return [generator for layer in layers for generator in layer._seed_generators]
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile`, serialised."""
