@@ -162,7 +162,7 @@ def _eigh(matrix: Any) -> tuple[Any, Any]:
         return tf.reduce_max(tf.abs(beside)) > tolerance * tf.reduce_max(tf.abs(rotated))
 
     def rotate(turn: Any, rotated: Any, vectors: Any) -> tuple[Any, Any, Any]:
-        rotation = _rotation(rotated, partners[turn % len(partners)])
+        rotation = _rotation(rotated, partners[turn % partners.shape[0]])
         vectors = tf.matmul(vectors, rotation)
         rotated = tf.matmul(rotation, tf.matmul(rotated, rotation), transpose_a=True)
         return turn + 1, rotated, vectors

@@ -103,6 +103,13 @@ def test_an_inexact_decomposition_is_made_exact(monkeypatch, size):
     np.testing.assert_allclose(spectrum_of(gradients).power(-1, vector), exact, rtol=1e-11)
 
 
+def test_traced_without_autograph_equals_eager():
+    gradients = np.random.default_rng(1).normal(size=(3, 5))
+    traced = tf.function(lambda: spectrum_of(gradients).power(-1, np.ones(3)), autograph=False)
+    expected = spectrum_of(gradients).power(-1, np.ones(3))
+    np.testing.assert_allclose(traced(), expected, rtol=1e-12)
+
+
 def test_compiled_by_xla_equals_not_compiled():
     compiled = tf.function(
         lambda gramian: spectral.gramian_spectrum(spectral.gradients_of(gramian, tf.ones(4))).power(
