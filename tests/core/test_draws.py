@@ -1,0 +1,32 @@
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mtl.core import draws
+
+
+def test_numbers_are_the_same_with_and_without_xla_and_differ_from_draw_to_draw():
+    plain, compiled = keras.random.SeedGenerator(3), keras.random.SeedGenerator(3)
+    draw = tf.function(lambda: draws.uniform(50, compiled), jit_compile=True)
+    first = draws.uniform(50, plain)
+    np.testing.assert_array_equal(draw(), first)
+    second = draws.uniform(50, plain)
+    np.testing.assert_array_equal(draw(), second)
+    assert (first.numpy() != second.numpy()).all()
+
+
+def test_numbers_fill_the_range_from_zero_to_one():
+    numbers = draws.uniform(10000, keras.random.SeedGenerator(0)).numpy()
+    assert (numbers >= 0).all()
+    assert (numbers < 1).all()
+    # 1000 in each tenth, with a standard deviation of 30.
+    np.testing.assert_allclose(np.histogram(numbers, 10, (0, 1))[0], 1000, atol=150)
+
+
+def test_neighbours_and_successive_draws_are_independent():
+    generator = keras.random.SeedGenerator(1)
+    first, second = (draws.uniform(10000, generator).numpy() for _ in range(2))
+    # Correlations of independent numbers deviate by 0.01.
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+    assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.05
+    assert len(np.unique(first)) > 9990
