@@ -1,0 +1,128 @@
+"""Elements of gradients kept by sign, at random, where tasks disagree."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mtl.balancing.base import GradientBalancing
+from keras_mtl.core import checks, draws, task_values
+from keras_mtl.core.roles import TaskRole
+
+
+@keras.saving.register_keras_serializable(package="keras_mtl")
+class GradDrop(GradientBalancing):
+    """Sums elements of one sign only, which chance picks by how much speaks for it.
+
+    In each element, the positive sign is picked with probability
+    P = (1 + sum_i g_i / sum_i |g_i|) / 2, else the negative one; elements g_i of the other sign
+    are dropped. Where all tasks agree nothing is dropped: there the direction is the sum of the
+    gradients, as in plain training. On average it is the sum too.
+
+    Of task i, the share `leak` of a dropped element passes all the same: with 1 for a task, its
+    gradient is never touched. A loss weighting set before it acts as in a plain sum, and on P.
+
+    Args:
+        leak: Float from 0 to 1 for all tasks, a sequence with one a task, or a dict from task
+            name to one (0 for tasks left out).
+        seed: Optional integer. Starts the sequence of draws; by default it differs each time.
+        scope: `"parameters"` only.
+        name: Optional string. Name of the layer.
+
+    Input shape: `(num_tasks, num_params)`, one gradient a row.
+    Output shape: `(num_params,)`, the direction to descend.
+
+    Raises:
+        TypeError: If `leak` is none of these, or `seed` no integer.
+        ValueError: If a leak is not from 0 to 1, `scope` is not `"parameters"`, or `seed` has
+            more than 64 bits.
+
+    Example:
+
+    >>> from keras_mtl.balancing.graddrop import GradDrop
+    >>> GradDrop()([[2.0, -1.0, 3.0], [1.0, -2.0, 0.0]])
+    [3.0, -3.0, 3.0]
+    >>> GradDrop(leak=1.0)([[2.0, -1.0], [-1.0, 3.0]])
+    [1.0, 2.0]
+
+    Reference:
+        Z. Chen, Ngiam, Huang, Luong, Kretzschmar, Chai, Anguelov 2020, Just pick a sign:
+        optimizing deep multitask models with gradient sign dropout, equations 1 and 2 and
+        algorithm 1, https://arxiv.org/abs/2010.06808.
+        Differs from the paper: it works on the gradients of the shared variables. The paper
+        drops gradients of features, with one draw for a feature over the whole batch, from
+        gradients times the signs of the features, which a balancing does not see.
+    """
+
+    features_reason = (
+        "for features the method draws once for the whole batch, from gradients times the signs "
+        "of the features, which a balancing does not see."
+    )
+    random = (
+        "The sign that each element keeps is drawn at random; with the same draws, a permutation "
+        "of the tasks leaves the direction."
+    )
+
+    def __init__(
+        self,
+        leak: float | Sequence[float] | Mapping[str, float] = 0.0,
+        seed: int | None = None,
+        scope: str = "parameters",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scope=scope, name=name, **kwargs)
+        self.leak = _checked(leak)
+        self.seed = checks.seed("seed", seed)
+
+    def bind(self, roles: Sequence[TaskRole]) -> Any:
+        """Tells the method its tasks, which `leak` must name."""
+        self._leaks(len(roles), roles)
+        return super().bind(roles)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        # Not before: under a strategy each replica needs its own copy, to draw the same numbers.
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def combine(
+        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
+    ) -> list[Any]:
+        # Element by element: the parts need not be joined.
+        whole = super().combine
+        return [whole([part], gramian, active, **more)[0] for part in gradients]
+
+    def call(self, gradients: Any, gramian: Any, active: Any) -> Any:
+        total, size = ops.sum(gradients, axis=0), ops.sum(ops.abs(gradients), axis=0)
+        purity = 0.5 * (1 + total / ops.where(size > 0, size, 1))
+        drawn = draws.uniform(ops.shape(total)[0], self.seed_generator)
+        # P = 1 is above every draw and P = 0 above none: an agreed sign is always kept.
+        positive = purity > ops.cast(drawn, purity.dtype)
+        kept = ops.cast(ops.where(positive, gradients > 0, gradients < 0), gradients.dtype)
+        leaks = ops.convert_to_tensor(self._leaks(active.shape[0], self.roles), gradients.dtype)
+        passed = leaks[:, None] + (1 - leaks[:, None]) * kept
+        return ops.sum(passed * gradients, axis=0)
+
+    def _leaks(self, num_tasks: int, roles: Sequence[TaskRole] | None) -> list[float]:
+        if isinstance(self.leak, float):
+            return [self.leak] * num_tasks
+        return task_values.in_order("leak", self.leak, num_tasks, roles, default=0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "leak": self.leak, "seed": self.seed}
+
+
+def _checked(leak: Any) -> Any:
+    if isinstance(leak, int | float):
+        return _share("leak", leak)
+    if leak is None or isinstance(leak, str) or not hasattr(leak, "__iter__"):
+        raise TypeError(
+            "`leak` must be a number from 0 to 1, a list with one number a task or a dict from "
+            f"task name to one, received {checks.describe(leak)}."
+        )
+    return task_values.checked("leak", leak, _share)
+
+
+def _share(argument: str, value: Any) -> float:
+    return checks.finite_number(argument, value, minimum=0.0, maximum=1.0)
