@@ -5,6 +5,7 @@ from keras_mtl.balancing.base import GradientBalancing as GradientBalancing
 from keras_mtl.balancing.base import GramianBalancing as GramianBalancing
 from keras_mtl.balancing.cagrad import CAGrad as CAGrad
 from keras_mtl.balancing.config import ConFIG as ConFIG
+from keras_mtl.balancing.cosine_gate import CosineGate as CosineGate
 from keras_mtl.balancing.dual_proj import DualProj as DualProj
 from keras_mtl.balancing.fairgrad import FairGrad as FairGrad
 from keras_mtl.balancing.gradnorm import GradNorm as GradNorm
@@ -13,6 +14,7 @@ from keras_mtl.balancing.imtl_g import IMTLG as IMTLG
 from keras_mtl.balancing.mgda import MGDA as MGDA
 from keras_mtl.balancing.nash_mtl import NashMTL as NashMTL
 from keras_mtl.balancing.pcgrad import PCGrad as PCGrad
+from keras_mtl.balancing.random import Random as Random
 from keras_mtl.balancing.smoothed import Smoothed as Smoothed
 from keras_mtl.balancing.upgrad import UPGrad as UPGrad
 from keras_mtl.core.registry import Registry as _Registry

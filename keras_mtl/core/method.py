@@ -17,13 +17,15 @@ class Method(keras.layers.Layer):
     It is a layer, so that its variables are saved and its config serialised as any layer's,
     but it works in float32 and takes no part in the model's graph.
 
-    A method that draws at random says so in `random`, with what it means for the order of tasks.
+    A method that draws at random says so in `random`, with what it means for the order of tasks,
+    and in `draws_blindly` if it weights tasks without a look at what it is given.
 
     Args:
         name: Optional string. Name of the layer.
     """
 
     random: str | None = None
+    draws_blindly = False
 
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         kwargs.pop("dtype", None)

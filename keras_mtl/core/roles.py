@@ -1,5 +1,6 @@
 """What a weighting or a balancing may know of each task."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,3 +20,10 @@ class TaskRole:
     auxiliary: bool = False
     likelihood: Literal["classification", "regression"] = "regression"
     nonnegative: bool = False
+
+
+def main_tasks(roles: Sequence[TaskRole] | None, num_tasks: int) -> list[float]:
+    """Returns 1.0 for main tasks and 0.0 for auxiliary ones; of plain arrays the first is main."""
+    if roles is None:
+        return [1.0] + [0.0] * (num_tasks - 1)
+    return [float(not role.auxiliary) for role in roles]

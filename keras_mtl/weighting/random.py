@@ -6,13 +6,8 @@ import keras
 from keras import ops
 
 from keras_mtl.core import checks
+from keras_mtl.core.random_shares import DISTRIBUTIONS, draw_shares
 from keras_mtl.weighting.base import LossWeighting
-
-DISTRIBUTIONS = ("normal", "dirichlet")
-# Keeps uniform numbers from 0 and 1, whose -log is no positive number.
-MARGIN = 1e-7
-# Far below any sum of drawn numbers: what divides when all tasks are absent.
-TINY = 1e-30
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -54,6 +49,7 @@ class Random(LossWeighting):
         "Weights are drawn without a look at the losses, so a permutation of the tasks permutes "
         "the distribution of the weights, not each draw."
     )
+    draws_blindly = True
 
     def __init__(
         self,
@@ -73,21 +69,8 @@ class Random(LossWeighting):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def call(self, task_losses: Any, active: Any) -> Any:
-        # The first active task gets the first number, and so on: the numbers of the others are
-        # those that they would get without the absent tasks.
-        position = ops.maximum(ops.cumsum(active) - 1.0, 0.0)
-        numbers = active * ops.take(self._draw(), ops.cast(position, "int32"))
-        weights = numbers / ops.maximum(ops.sum(numbers), TINY)
+        weights = draw_shares(self.distribution, active, self.seed_generator)
         return ops.sum(weights * task_losses)
-
-    def _draw(self) -> Any:
-        """Returns `(num_tasks,)` positive numbers, in proportion to which tasks are weighted."""
-        shape = (self.num_tasks,)
-        if self.distribution == "normal":
-            return ops.exp(keras.random.normal(shape, dtype="float32", seed=self.seed_generator))
-        # -log u is exponential; exponential numbers divided by their sum are Dirichlet(1, ...).
-        draws = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
-        return -ops.log(ops.clip(draws, MARGIN, 1.0 - MARGIN))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "distribution": self.distribution, "seed": self.seed}

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
+from keras_mtl.core import random_shares
 from keras_mtl.core.derivatives import value_and_gradient
 from keras_mtl.weighting import Random
 
@@ -22,7 +23,7 @@ def drawn(weighting, num_draws, num_tasks=3):
 def draw_numbers(monkeypatch, numbers):
     """Lets the two generators return these numbers."""
     for name in ("normal", "uniform"):
-        monkeypatch.setattr(keras.random, name, lambda *_, **__: ops.convert_to_tensor(numbers))
+        monkeypatch.setattr(random_shares, name, lambda *_: ops.convert_to_tensor(numbers))
 
 
 def test_normal_weights_are_the_softmax_of_the_draws(monkeypatch):
