@@ -16,9 +16,10 @@ class MomentumConFIG(TrackingBalancing):
 
     The tasks take turns, so a step has one backward pass. In its turn a task's average m becomes
     beta_1 m + (1 - beta_1) g. The averages, corrected for their start at 0, are combined as by
-    `config` into d, at equal angles to all of them. Then d is divided, element by element, by sqrt(v) + epsilon, where v is the
-    average, with beta_2, of the squares of the gradients that would have made d the average:
-    (a' - beta_1 a) / (1 - beta_1) for a = (1 - beta_1^t) d, now a' and in the step before a.
+    `config` into d, at equal angles to all of them. Then d is divided, element by element, by
+    sqrt(v) + epsilon, where v is the average, with beta_2, of the squares of the gradients that
+    would have made d the average: (a' - beta_1 a) / (1 - beta_1) for a = (1 - beta_1^t) d, now
+    a' and in the step before a.
 
     This is made for plain SGD: elements of the direction are about as large as in Adam, so take
     its learning rates, and no momentum or second moment on top. Heads get the plain gradient of
