@@ -108,3 +108,41 @@ def test_compiled_by_xla_equals_not_compiled():
     balancing, gradients = MGDA(), tf.constant(random_gradients(9, 4))
     compiled = tf.function(balancing, jit_compile=True)
     np.testing.assert_allclose(compiled(gradients), balancing(gradients), rtol=1e-8)
+
+
+ORTHOGONAL = np.diag([3.0, 0.5])
+
+
+def shortest(first, second):
+    """The shortest vector between first * e_1 and second * e_2."""
+    return np.array([first * second**2, first**2 * second]) / (first**2 + second**2)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "losses", "lengths"),
+    [
+        ("l2", None, (1.0, 1.0)),
+        ("loss", [5.0, 0.625], (0.6, 0.8)),
+        ("loss+", [4.0, 2.0], (0.25, 0.5)),
+    ],
+)
+def test_normalized_gradients_worked_by_hand(normalize, losses, lengths):
+    direction = MGDA(normalize)(ORTHOGONAL, losses=losses)
+    np.testing.assert_allclose(direction, shortest(*lengths), rtol=1e-6)
+
+
+def test_length_normalized_direction_ignores_lengths_and_loss_plus_the_loss_weighting_too():
+    gradients = random_gradients(0, 3)
+    scaled = np.array([[1e-5], [1.0], [1e5]]) * gradients
+    np.testing.assert_allclose(MGDA("l2")(scaled), MGDA("l2")(gradients), rtol=1e-6)
+    one, other = (MGDA("loss+")(rows, losses=[1.0, 2.0, 3.0]) for rows in (gradients, scaled))
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_losses_and_gradients_of_zero_divide_by_one():
+    direction = MGDA("loss+")([[0.0, 2.0], [0.0, 0.0]], losses=[0.0, 1.0])
+    np.testing.assert_array_equal(direction, [0.0, 0.0])
+    with pytest.raises(ValueError, match="`normalize` must be one of"):
+        MGDA("l1")
+    with pytest.raises(ValueError, match="`losses` must have shape"):
+        MGDA("loss")(GRADIENTS)
