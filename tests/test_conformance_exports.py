@@ -51,8 +51,10 @@ def test_config_holds_every_argument(package, name):
 @pytest.mark.parametrize(("package", "name"), METHODS)
 def test_registered_with_keras(package, name):
     cls = class_of(package, name)
-    assert keras.saving.get_registered_name(cls) == f"keras_mtl>{cls.__name__}"
-    assert keras.saving.get_registered_object(f"keras_mtl>{cls.__name__}") is cls
+    registered = keras.saving.get_registered_name(cls)
+    # Two kinds of methods may bear one name; then one is registered with its kind behind it.
+    assert registered.startswith(f"keras_mtl>{cls.__name__}")
+    assert keras.saving.get_registered_object(registered) is cls
 
 
 @pytest.mark.parametrize(("package", "name"), METHODS)

@@ -12,7 +12,7 @@ from keras_mtl.core.task_adam import TaskAdam
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
 class GradNorm(GramianBalancing):
-    """Learns task weights that bring gradient norms to a like length, by training rate.
+    """Learns task weights that make gradient norms fit the tasks' training rates.
 
     With n_k the norm of a task's gradient and w_k its weight, G_k = w_k n_k. A task's inverse
     training rate r_k is L_k / L_k(0) over the mean of these ratios. The weights descend on

@@ -10,7 +10,8 @@ from keras_mtl.core import checks
 from keras_mtl.core.random_shares import DISTRIBUTIONS, draw_shares
 
 
-@keras.saving.register_keras_serializable(package="keras_mtl")
+# The loss weighting of this name is registered as `Random`.
+@keras.saving.register_keras_serializable(package="keras_mtl", name="RandomBalancing")
 class Random(GramianBalancing):
     """Weights task gradients at random, drawing anew in every step.
 
