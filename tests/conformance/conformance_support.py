@@ -1,6 +1,10 @@
 """What the conformance tests share: the methods under test, small models, their data."""
 
 import functools
+import inspect
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -9,6 +13,8 @@ from keras import ops
 
 import keras_mtl
 from keras_mtl.balancing.base import SCOPES, GradientBalancing, GramianBalancing
+from keras_mtl.core.method import Method
+from keras_mtl.weighting.base import LossWeighting
 
 
 @keras.saving.register_keras_serializable(package="conformance")
@@ -72,6 +78,7 @@ def balancing_cases():
         f"balancing-{name}-{scope}": functools.partial(_balancing, cls, scope)
         for name, cls in {**exported, **USERS}.items()
         for scope in SCOPES
+        if scope == "parameters" or cls.features_reason is None
     }
 
 
@@ -90,6 +97,51 @@ def is_random(method):
     """Tells whether a method declares, with its reason, that it draws at random."""
     assert method.random is None or len(method.random) > 20
     return method.random is not None
+
+
+def _declared(name, case):
+    """Returns what the step reads off a method: each need, each hook written, its variables.
+
+    Discovered from the base classes: what they come to declare later is told apart here too.
+    """
+    method = method_of(case())
+    method.build_for(len(TASKS))
+    found = {
+        ("trainable", bool(method.trainable_variables)),
+        ("state", bool(method.task_variables)),
+    }
+    for base in (Method, LossWeighting, GradientBalancing, GramianBalancing):
+        found.add(("is", base.__name__, isinstance(method, base)))
+        if not isinstance(method, base):
+            continue
+        for key, default in vars(base).items():
+            if key.startswith("_"):
+                continue
+            if inspect.isfunction(default):
+                found.add(("writes", key, getattr(type(method), key) is not default))
+            elif not isinstance(default, property):
+                # Reasons and options differ from method to method; that there are some counts.
+                value = getattr(method, key)
+                named = isinstance(value, bool) or key == "hypergradient"
+                found.add(("declares", key, value if named else value != default))
+    kind = "weighting" if isinstance(method, LossWeighting) else method.scope
+    return {(kind, *declaration) for declaration in found}
+
+
+@functools.cache
+def representatives():
+    """Returns ids of cases that together declare everything that any method declares.
+
+    What belongs to the step and not to the method is tested on these by default, once for each
+    way through the step in each scope, and on all others in the slow sweep.
+    """
+    seen, chosen = set(), set()
+    for name, case in {**weighting_cases(), **balancing_cases()}.items():
+        declared = _declared(name, case)
+        if not declared <= seen:
+            chosen.add(name)
+            seen |= declared
+    return chosen
 
 
 TASKS = ("size", "kind", "flag")
@@ -203,3 +255,47 @@ class TraceCounter:
     def _counted(self, data):
         self.count += not tf.executing_eagerly()
         return self._step(data)
+
+
+class Run(NamedTuple):
+    """A training of four epochs without a break that several tests compare theirs with."""
+
+    data: Any
+    history: dict
+    numbers: dict
+    model: Any
+    traces: TraceCounter
+    half: Any  # the model as it was saved after two epochs
+    half_numbers: dict
+
+
+FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
+
+
+@functools.lru_cache(maxsize=2)  # the tests of one method follow one another
+def reference_run(case, tasks=TASKS, dropout=0.0):
+    """Returns a run step by step on one device, saved on its way after two epochs."""
+    # 22 rows: the last batch is partial. No flag in the first half of any batch.
+    x, y = make_data(22, tasks)
+    model = make_model(case, tasks, dropout=dropout, **as_reference())
+    traces = TraceCounter(model)
+    half_numbers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "half.keras")
+
+        def save(epoch, logs):
+            if epoch == 1:
+                model.save(path)
+                half_numbers.update(values(model))
+
+        saver = keras.callbacks.LambdaCallback(on_epoch_end=save)
+        history = model.fit(x, y, epochs=4, callbacks=[saver], **FIT).history
+        half = keras.saving.load_model(path)
+    return Run((x, y), history, values(model), model, traces, half, half_numbers)
+
+
+def as_reference():
+    """Returns the arguments of `make_model` that make the model of `reference_run`."""
+    # Plain SGD with momentum: Adam would hide a wrong scale.
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.5, global_clipnorm=0.5)
+    return {"penalty": 0.01, "optimizer": optimizer}
