@@ -8,10 +8,12 @@ from keras_mtl.balancing.config import ConFIG as ConFIG
 from keras_mtl.balancing.cosine_gate import CosineGate as CosineGate
 from keras_mtl.balancing.dual_proj import DualProj as DualProj
 from keras_mtl.balancing.fairgrad import FairGrad as FairGrad
+from keras_mtl.balancing.graddrop import GradDrop as GradDrop
 from keras_mtl.balancing.gradnorm import GradNorm as GradNorm
 from keras_mtl.balancing.gradvac import GradVac as GradVac
 from keras_mtl.balancing.imtl_g import IMTLG as IMTLG
 from keras_mtl.balancing.mgda import MGDA as MGDA
+from keras_mtl.balancing.momentum_config import MomentumConFIG as MomentumConFIG
 from keras_mtl.balancing.nash_mtl import NashMTL as NashMTL
 from keras_mtl.balancing.pcgrad import PCGrad as PCGrad
 from keras_mtl.balancing.random import Random as Random
