@@ -6,6 +6,7 @@ from keras_mtl.balancing.base import GramianBalancing as GramianBalancing
 from keras_mtl.balancing.cagrad import CAGrad as CAGrad
 from keras_mtl.balancing.config import ConFIG as ConFIG
 from keras_mtl.balancing.cosine_gate import CosineGate as CosineGate
+from keras_mtl.balancing.db_mtl import DBMTL as DBMTL
 from keras_mtl.balancing.dual_proj import DualProj as DualProj
 from keras_mtl.balancing.excess_mtl import ExcessMTL as ExcessMTL
 from keras_mtl.balancing.fairgrad import FairGrad as FairGrad
