@@ -51,3 +51,31 @@ def put_back(before: Any, weights: Any, active: Any) -> Any:
     had = tf.reduce_sum(tf.where(active > 0, before, 0))
     had = tf.where(had > 0, had, tf.reduce_sum(tf.cast(active > 0, before.dtype)))
     return tf.where(active > 0, had * weights, before)
+
+
+def descend(weights: Any, matrix: Any, linear: Any, active: Any, *, rate: float, steps: int) -> Any:
+    """Moves weights on the simplex along -(C w + b), in several steps.
+
+    The unit of C and b is the largest sum of absolute values of a row of C over the active tasks,
+    which is no less than any eigenvalue: with `rate` 1 steps do not overshoot.
+
+    Args:
+        weights: Float tensor of shape `(num_tasks,)`, where to start.
+        matrix: Float tensor `(num_tasks, num_tasks)`, C; 0 for absent tasks.
+        linear: Float tensor `(num_tasks,)`, b; 0 for absent tasks.
+        active: Boolean or float tensor of shape `(num_tasks,)`; `False` or 0 leaves a task out.
+        rate: Float > 0. Length of the steps, in that unit.
+        steps: Integer >= 1. Number of steps.
+
+    Returns:
+        A tensor of the shape and dtype of `weights`.
+    """
+    unit = tf.reduce_max(tf.reduce_sum(tf.abs(matrix), axis=1))
+    matrix, linear = (tf.math.divide_no_nan(values, unit) for values in (matrix, linear))
+    (weights,) = tf.while_loop(
+        lambda point: True,
+        lambda point: (project(point - rate * (tf.linalg.matvec(matrix, point) + linear), active),),
+        (weights,),
+        maximum_iterations=steps,
+    )
+    return weights

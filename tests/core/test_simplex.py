@@ -71,3 +71,20 @@ def test_active_tasks_that_had_nothing_begin_anew():
     np.testing.assert_array_equal(back, [1.0, 1.0, 3.0])
     np.testing.assert_array_equal(simplex.among(weights, tf.zeros(3)), np.zeros(3))
     np.testing.assert_array_equal(simplex.put_back(weights, tf.zeros(3), tf.zeros(3)), weights)
+
+
+def test_descent_ends_at_the_minimum():
+    # Of 0.5 w'Cw + b'w with C = diag(3, 1): 3 w_1 + 0.5 = w_2 where w_1 + w_2 = 1.
+    matrix, linear = tf.constant(np.diag([3.0, 1.0, 0.0])), tf.constant([0.5, 0.0, 0.0], "float64")
+    start, active = tf.constant([0.0, 1.0, 0.0], "float64"), tf.constant([1.0, 1.0, 0.0])
+    found = simplex.descend(start, matrix, linear, active, rate=1.0, steps=60)
+    np.testing.assert_allclose(found, [0.125, 0.875, 0.0], atol=1e-12)
+    one = simplex.descend(start, matrix, linear, active, rate=1.0, steps=1)
+    # Slopes 1 / 6 and 1 / 3: half of the difference goes over.
+    np.testing.assert_allclose(one, [1 / 12, 11 / 12, 0.0], atol=1e-12)
+
+
+def test_descent_without_slopes_stays():
+    start, zeros = tf.constant([0.2, 0.8]), tf.zeros((2, 2))
+    found = simplex.descend(start, zeros, zeros[0], tf.ones(2), rate=1.0, steps=3)
+    np.testing.assert_allclose(found, start, rtol=1e-6)
