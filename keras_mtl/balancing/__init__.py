@@ -16,6 +16,7 @@ from keras_mtl.balancing.gradvac import GradVac as GradVac
 from keras_mtl.balancing.imtl_g import IMTLG as IMTLG
 from keras_mtl.balancing.mgda import MGDA as MGDA
 from keras_mtl.balancing.moco import MoCo as MoCo
+from keras_mtl.balancing.modo import MoDo as MoDo
 from keras_mtl.balancing.momentum_config import MomentumConFIG as MomentumConFIG
 from keras_mtl.balancing.nash_mtl import NashMTL as NashMTL
 from keras_mtl.balancing.pcgrad import PCGrad as PCGrad
