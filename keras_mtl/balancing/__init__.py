@@ -21,6 +21,7 @@ from keras_mtl.balancing.momentum_config import MomentumConFIG as MomentumConFIG
 from keras_mtl.balancing.nash_mtl import NashMTL as NashMTL
 from keras_mtl.balancing.pcgrad import PCGrad as PCGrad
 from keras_mtl.balancing.random import Random as Random
+from keras_mtl.balancing.sdmgrad import SDMGrad as SDMGrad
 from keras_mtl.balancing.smoothed import Smoothed as Smoothed
 from keras_mtl.balancing.upgrad import UPGrad as UPGrad
 from keras_mtl.core.registry import Registry as _Registry
