@@ -124,8 +124,10 @@ class MultiTaskModel(FittedModel):
         plans = compilation.resolve_plans(loss, self.tasks, self.output)
         constants = compilation.resolve_constants(loss_weights, plans, self.tasks)
         update.check_policy(on_nonfinite)
+        with self.distribute_strategy.scope():  # in which an optimizer given by name is made
+            optimizer = keras.optimizers.get(optimizer)
         arguments = {
-            "optimizer": keras.optimizers.get(optimizer),
+            "optimizer": optimizer,
             "loss": loss,
             "loss_weights": loss_weights,
             "metrics": metrics,

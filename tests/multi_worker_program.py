@@ -15,7 +15,7 @@ import keras_mtl
 CASES = {
     "plain": dict,
     "balanced parameters": lambda: {"gradient_balancing": keras_mtl.balancing.MGDA()},
-    "balanced features": lambda: {"gradient_balancing": keras_mtl.balancing.MGDA("features")},
+    "balanced features": lambda: {"gradient_balancing": keras_mtl.balancing.MGDA(scope="features")},
     "epochs": lambda: {"loss_weighting": "dynamic_weight_average"},
     "skip": lambda: {"loss_weighting": "uncertainty", "on_nonfinite": "skip"},
 }

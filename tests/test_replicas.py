@@ -12,7 +12,7 @@ METHODS = {
     "plain": dict,
     "weighting": lambda: {"loss_weighting": "uncertainty"},
     "parameters": lambda: {"gradient_balancing": keras_mtl.balancing.MGDA()},
-    "features": lambda: {"gradient_balancing": keras_mtl.balancing.MGDA("features")},
+    "features": lambda: {"gradient_balancing": keras_mtl.balancing.MGDA(scope="features")},
     "both": lambda: {"loss_weighting": "uncertainty", "gradient_balancing": "pcgrad"},
 }
 
@@ -109,3 +109,14 @@ def test_predictions_come_back_in_order(strategy):
         np.testing.assert_allclose(found[task], rows, rtol=1e-5, atol=REORDERED)
     measured = [model.evaluate(x, y, batch_size=8, verbose=0) for model in models]
     np.testing.assert_allclose(*measured, rtol=REORDERED, atol=REORDERED)
+
+
+def test_an_optimizer_by_name_may_be_given_outside_of_the_scope(strategy):
+    with strategy.scope():
+        inputs = keras.Input((5,), name="x")
+        model = keras_mtl.MultiTaskModel(inputs, {"price": keras.layers.Dense(2)(inputs)})
+    model.compile("adam", loss="mse")  # as in Keras
+    x, y = make_data(8)
+    before = model.get_weights()[0]
+    model.fit(x, {"price": y["price"]}, verbose=0)
+    assert np.abs(model.get_weights()[0] - before).max() > 1e-4
