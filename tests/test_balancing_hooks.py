@@ -5,6 +5,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 import keras_mtl
@@ -211,6 +212,15 @@ def test_weights_are_found_anew_every_n_steps_and_used_in_all(scope, replicated,
     np.testing.assert_allclose(*(weights_of(m, "trunk", *TASKS) for m in models), rtol=1e-5)
     assert np.asarray(balancing.count) == 3.0  # in steps 1, 4 and 7
     assert np.asarray(every.count) == 7.0
+
+
+def test_weights_are_reused_under_a_strategy_of_one_replica():
+    with tf.distribute.OneDeviceStrategy("cpu:0").scope():
+        model = build(Recorder(refresh_every=2))
+    twin = build(Recorder(refresh_every=2))
+    for one in (model, twin):
+        fit(one, steps=3)
+    np.testing.assert_allclose(*(weights_of(m, "trunk", *TASKS) for m in (model, twin)), rtol=1e-6)
 
 
 def test_a_task_absent_at_the_refresh_keeps_its_last_weight():

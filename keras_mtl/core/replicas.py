@@ -67,9 +67,11 @@ def choose(condition: Any, first: Callable[[], Any], second: Callable[[], Any]) 
     if without_strategy():
         return tf.cond(condition, first, second)
     # A cond with a merge call inside a branch is refused in a replica, allowed across them.
-    return tf.distribute.get_replica_context().merge_call(
+    found = tf.distribute.get_replica_context().merge_call(
         _choose_across_replicas, args=(condition, first, second)
     )
+    # Made across replicas it has no device, and without one a single replica cannot reduce it.
+    return tf.nest.map_structure(tf.identity, found)
 
 
 def _choose_across_replicas(strategy: Any, condition: Any, first: Any, second: Any) -> Any:
