@@ -14,6 +14,7 @@ from keras_mtl.balancing.graddrop import GradDrop as GradDrop
 from keras_mtl.balancing.gradnorm import GradNorm as GradNorm
 from keras_mtl.balancing.gradvac import GradVac as GradVac
 from keras_mtl.balancing.imtl_g import IMTLG as IMTLG
+from keras_mtl.balancing.metabalance import MetaBalance as MetaBalance
 from keras_mtl.balancing.mgda import MGDA as MGDA
 from keras_mtl.balancing.moco import MoCo as MoCo
 from keras_mtl.balancing.modo import MoDo as MoDo

@@ -13,6 +13,8 @@ from conformance_support import (
     values,
 )
 
+from keras_mtl.core.roles import TaskRole
+
 EDGES = [
     pytest.param([0.0, 0.0, 0.0], id="all zero"),
     pytest.param([0.0, 1.0, 1e8], id="zero and huge"),
@@ -133,6 +135,10 @@ def test_permuting_the_tasks_leaves_the_direction(balancing_case):
     # Draws are for the first task, the second and so on: with two tasks no order is left to draw.
     order = [1, 0] if is_random(method_of(balancing_case())) else [2, 0, 1]
     plain, permuted = (_drawing_alike(balancing_case, len(order)) for _ in range(2))
+    # Of plain arrays the first is the main task's: the roles move along with the rows.
+    roles = [TaskRole("size"), TaskRole("kind", auxiliary=True), TaskRole("flag")]
+    plain.bind(roles[: len(order)])
+    permuted.bind([roles[index] for index in order])
     rows = np.asarray([[1.0, 2.0, 0.0], [2.0, -9.0, 3.0], [-1.0, 1.0, 1.0]], "float32")
     for scale in (1.0, 0.5, 0.25):
         given = scale * rows[: len(order)]
