@@ -20,6 +20,7 @@ from keras_mtl.balancing.moco import MoCo as MoCo
 from keras_mtl.balancing.modo import MoDo as MoDo
 from keras_mtl.balancing.momentum_config import MomentumConFIG as MomentumConFIG
 from keras_mtl.balancing.nash_mtl import NashMTL as NashMTL
+from keras_mtl.balancing.pcd import PCD as PCD
 from keras_mtl.balancing.pcgrad import PCGrad as PCGrad
 from keras_mtl.balancing.random import Random as Random
 from keras_mtl.balancing.sdmgrad import SDMGrad as SDMGrad
