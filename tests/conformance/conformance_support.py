@@ -99,7 +99,7 @@ def is_random(method):
     return method.random is not None
 
 
-def _declared(name, case):
+def _declared(case):
     """Returns what the step reads off a method: each need, each hook written, its variables.
 
     Discovered from the base classes: what they come to declare later is told apart here too.
@@ -118,7 +118,9 @@ def _declared(name, case):
             if key.startswith("_"):
                 continue
             if inspect.isfunction(default):
-                found.add(("writes", key, getattr(type(method), key) is not default))
+                # A hook left alone is no way of its own through the step.
+                if getattr(type(method), key) is not default:
+                    found.add(("writes", key))
             elif not isinstance(default, property):
                 # Reasons and options differ from method to method; that there are some counts.
                 value = getattr(method, key)
@@ -135,12 +137,14 @@ def representatives():
     What belongs to the step and not to the method is tested on these by default, once for each
     way through the step in each scope, and on all others in the slow sweep.
     """
-    seen, chosen = set(), set()
-    for name, case in {**weighting_cases(), **balancing_cases()}.items():
-        declared = _declared(name, case)
-        if not declared <= seen:
-            chosen.add(name)
-            seen |= declared
+    cases = {**weighting_cases(), **balancing_cases()}
+    declared = {name: _declared(case) for name, case in cases.items()}
+    missing, chosen = set().union(*declared.values()), set()
+    while missing:
+        # As few as may be: each time the one that declares most of what is still missing.
+        name = max(declared, key=lambda name: len(declared[name] & missing))
+        chosen.add(name)
+        missing -= declared[name]
     return chosen
 
 
