@@ -27,7 +27,7 @@ def test_a_gradient_that_points_along_the_shortest_one_gets_no_weight():
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 5, 8])
 def test_no_task_is_harmed(num_tasks):
-    for seed in range(20):
+    for seed in range(8):
         gradients = random_gradients(seed, num_tasks)
         direction = np.asarray(MGDA()(gradients))
         gains = gradients @ direction
