@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import re
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 # Before the import: TensorFlow reads these once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,20 +46,3 @@ def _seeded():
 def strategy():
     """Two replicas on one machine; one for all tests, since a process can hold only one."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
-class _ByMethodOrFile(LoadScopeScheduling):
-    """Sends all tests of a method, or of a file, to one worker: they share runs and models.
-
-    `--dist loadgroup` does not: the marks of pytest-xdist 3.8 are lost under pytest 9.
-    """
-
-    METHOD = re.compile(r"\[.*?((weighting|balancing)-\w+(-parameters|-features)?)")
-
-    def _split_scope(self, nodeid):
-        found = self.METHOD.search(nodeid) if "/conformance/" in nodeid else None
-        return found[1] if found else nodeid.partition("::")[0]
-
-
-def pytest_xdist_make_scheduler(config, log):
-    return _ByMethodOrFile(config, log)

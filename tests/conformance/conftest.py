@@ -36,22 +36,23 @@ CASES = {
 def pytest_generate_tests(metafunc):
     for argument, cases in CASES.items():
         if argument in metafunc.fixturenames:
-            parameters = [_parameter(argument, name, case) for name, case in cases().items()]
-            metafunc.parametrize(argument, parameters)
+            metafunc.parametrize(
+                argument, [_parameter(argument, *item) for item in cases().items()]
+            )
 
 
 def _parameter(argument, name, case):
-    marks = [] if _in_default_run(argument, name) else [pytest.mark.slow]
+    # One worker has all tests of a method: they share runs.
+    marks = [pytest.mark.xdist_group(name)]
+    if not _in_default_run(argument, name):
+        marks.append(pytest.mark.slow)
     return pytest.param(case, id=name, marks=marks)
 
 
 def _method(item):
     """Returns the id of the method that an item is about, empty if about none."""
-    if HERE not in item.path.parents or not hasattr(item, "callspec"):
-        return ""
-    names = {case: name for name, case in _all_cases().items()}
-    given = item.callspec.params
-    return next((names[given[argument]] for argument in CASES if argument in given), "")
+    groups = [mark.args[0] for mark in item.iter_markers("xdist_group")]
+    return groups[0] if groups and HERE in item.path.parents else ""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,7 +63,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _plain_graphs(request):
-    """Optimizes graphs for the representatives only: those with loops take a third longer."""
+    """Optimizes graphs for the representatives only: it takes a third of the time of a test."""
     optimized = _method(request.node) in support.representatives()
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not optimized})
     yield
