@@ -195,7 +195,7 @@ def test_a_loss_weighting_that_is_undone_is_warned_of():
     class Undoing(Recorder):
         weights_remark = "their lengths do not count."
 
-    with pytest.warns(UserWarning, match="'uncertainty' has scaled: their lengths do not count"):
+    with pytest.warns(UserWarning, match="has scaled: their lengths do not count"):
         build(Undoing(), loss_weighting="uncertainty")
     build(Undoing())  # nothing to undo
 
