@@ -132,20 +132,27 @@ def _declared(case):
 
 @functools.cache
 def representatives():
-    """Returns ids of cases that together declare everything that any method declares.
+    """Returns ids of cases that together declare everything that any method declares, richest first.
 
     What belongs to the step and not to the method is tested on these by default, once for each
     way through the step in each scope, and on all others in the slow sweep.
     """
     cases = {**weighting_cases(), **balancing_cases()}
     declared = {name: _declared(case) for name, case in cases.items()}
-    missing, chosen = set().union(*declared.values()), set()
+    missing, chosen = set().union(*declared.values()), []
     while missing:
         # As few as may be: each time the one that declares most of what is still missing.
         name = max(declared, key=lambda name: len(declared[name] & missing))
-        chosen.add(name)
+        chosen.append(name)
         missing -= declared[name]
     return chosen
+
+
+@functools.cache
+def richest():
+    """Returns ids of the representatives that declare most: a weighting, one in each scope."""
+    ways = ("weighting-", *(f"-{scope}" for scope in SCOPES))
+    return [next(name for name in representatives() if way in name) for way in ways]
 
 
 TASKS = ("size", "kind", "flag")

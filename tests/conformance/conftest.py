@@ -20,16 +20,21 @@ def _all_cases():
 def _in_default_run(argument, name):
     # A claim on the step is proven once for each way through it, so on the methods that together
     # declare all there is to declare; one on the method, for each method in one of its scopes.
+    # What is dear, as XLA is, on one of them for a weighting and each scope of a balancing.
+    if argument == "dear_case":
+        return name in support.richest()
     of_method = argument != "deep_case" and not name.endswith("-features")
     return of_method or name in support.representatives()
 
 
-# What a test takes: its methods, and, for "deep_case", that it holds for a step, not a method.
+# What a test takes: its methods, and, for "deep_case" and "dear_case", that it holds for a step,
+# not a method.
 CASES = {
     "weighting_case": support.weighting_cases,
     "balancing_case": support.balancing_cases,
     "case": _all_cases,
     "deep_case": _all_cases,
+    "dear_case": _all_cases,
 }
 
 
@@ -42,7 +47,7 @@ def pytest_generate_tests(metafunc):
 
 
 def _parameter(argument, name, case):
-    # One worker has all tests of a method: they share runs.
+    # Names the method, by which the tests are put in order.
     marks = [pytest.mark.xdist_group(name)]
     if not _in_default_run(argument, name):
         marks.append(pytest.mark.slow)

@@ -22,10 +22,10 @@ COMPILED = 1e-5
 DIFFERENCES = 1e-5
 
 
-def test_two_replicas_equal_one_device(case, strategy):
-    run = reference_run(case)
+def test_two_replicas_equal_one_device(deep_case, strategy):
+    run = reference_run(deep_case)
     with strategy.scope():
-        model = make_model(case, **as_reference())
+        model = make_model(deep_case, **as_reference())
     history = model.fit(*run.data, epochs=4, **FIT).history
     weighting = model._training_state.loss_weighting
     tolerance = DIFFERENCES if weighting.hypergradient == "implicit" else REORDERED
@@ -41,13 +41,13 @@ def test_four_steps_at_once_equal_single_steps(deep_case):
     assert_same(values(model), run.numbers, REORDERED)
 
 
-def test_xla_equals_the_plain_graph(deep_case):
+def test_xla_equals_the_plain_graph(dear_case):
     # XLA draws other random numbers; they make no difference to a balancing of two tasks, nor
     # to a weighting of one.
-    fewer = TASKS[:1] if "loss_weighting" in deep_case() else TASKS[:2]
-    tasks = fewer if is_random(method_of(deep_case())) else TASKS
-    run = reference_run(deep_case, tasks)
-    model = make_model(deep_case, tasks, **as_reference(), jit_compile=True)
+    fewer = TASKS[:1] if "loss_weighting" in dear_case() else TASKS[:2]
+    tasks = fewer if is_random(method_of(dear_case())) else TASKS
+    run = reference_run(dear_case, tasks)
+    model = make_model(dear_case, tasks, **as_reference(), jit_compile=True)
     history = model.fit(*run.data, epochs=4, **FIT).history
     assert_same_history(history, run.history, COMPILED)
     assert_same(values(model), run.numbers, COMPILED)

@@ -47,12 +47,12 @@ class _Killer(keras.callbacks.Callback):
             raise _Killed
 
 
-def test_run_killed_in_an_epoch_and_restarted_equals_one_without_a_break(deep_case, tmp_path):
-    run = reference_run(deep_case, TASKS, DROPOUT)
-    killed = make_model(deep_case, dropout=DROPOUT, **as_reference())
+def test_run_killed_in_an_epoch_and_restarted_equals_one_without_a_break(dear_case, tmp_path):
+    run = reference_run(dear_case, TASKS, DROPOUT)
+    killed = make_model(dear_case, dropout=DROPOUT, **as_reference())
     with pytest.raises(_Killed):
         killed.fit(*run.data, epochs=4, callbacks=[_backup(tmp_path), _Killer()], **FIT)
-    restarted = make_model(deep_case, dropout=DROPOUT, seed=99, **as_reference())
+    restarted = make_model(dear_case, dropout=DROPOUT, seed=99, **as_reference())
     found = restarted.fit(*run.data, epochs=4, callbacks=[_backup(tmp_path)], **FIT).history
     assert_same(values(restarted), run.numbers, ROUNDING)
     assert_same_history(found, {name: row[2:] for name, row in run.history.items()}, ROUNDING)
