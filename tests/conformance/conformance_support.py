@@ -132,7 +132,7 @@ def _declared(case):
 
 @functools.cache
 def representatives():
-    """Returns ids of cases that together declare everything that any method declares, richest first.
+    """Returns ids of cases that declare everything that any method declares, richest first.
 
     What belongs to the step and not to the method is tested on these by default, once for each
     way through the step in each scope, and on all others in the slow sweep.
