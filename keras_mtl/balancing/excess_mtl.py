@@ -53,7 +53,9 @@ class ExcessMTL(TrackingBalancing):
         He, S. Zhou, Zhang, Yun, Xu, Zeng, Chilimbi, Zhao 2024, Robust multi-task learning with
         excess risks, algorithm 1, https://arxiv.org/abs/2402.02009; scaled by the first risks and
         with the defaults of the authors' code, https://github.com/yifei-he/ExcessMTL.
-        Differs from the paper: gradients are those of the shared variables, as in the code.
+        Differs from the paper: gradients are those of the shared variables, as in the code. In
+        the first step, whose estimates become the unit, the weights rest; the code multiplies
+        them by exp of the estimates without a unit.
     """
 
     weights_heads = True
