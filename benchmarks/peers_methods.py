@@ -22,6 +22,7 @@ BOTH = ("parameters", "features")
 # Weightings of LibMTL with the defaults of its command line, and the gradients it has them for.
 LIBMTL = {
     "cagrad": ("CAGrad", {"calpha": 0.5, "rescale": 1}, ("parameters",)),
+    "graddrop": ("GradDrop", {"leak": 0.0}, ("features",)),
     "gradnorm": ("GradNorm", {"alpha": 1.5}, BOTH),
     "gradvac": ("GradVac", {"beta": 0.5}, ("parameters",)),
     "imtl_g": ("IMTL", {}, BOTH),

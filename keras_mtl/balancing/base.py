@@ -1,5 +1,6 @@
 """The contract of gradient balancing: task gradients in, one direction out."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ class GradientBalancing(Method):
       weights; 1.0 for absent tasks.
     * `needs_cross_gramian`: `cross_gramian`, `(num_tasks, num_tasks)`: entry (i, j) is the inner
       product of gradient i on every other row of the batch with gradient j on the other rows.
+    * `needs_features`: `features`, a list of the tensors `(batch_size, ...)` that the gradients are
+      taken by, one a part; their rows lie one behind the other in a gradient, and each replica has
+      its own. `None` in scope `"parameters"`.
     * `needs_one_task`: `chosen`, 1.0 for the only task whose gradient was taken in this step and
       0.0 for the others, whose rows are zero; `choose(active)` names it.
 
@@ -50,6 +54,7 @@ class GradientBalancing(Method):
 
     needs_losses = False
     needs_cross_gramian = False
+    needs_features = False
     needs_one_task = False
     weights_heads = False
     features_reason: str | None = None
@@ -72,7 +77,13 @@ class GradientBalancing(Method):
         self.scope = scope
 
     def __call__(
-        self, gradients: Any, active: Any = None, *, losses: Any = None, chosen: Any = None
+        self,
+        gradients: Any,
+        active: Any = None,
+        *,
+        losses: Any = None,
+        chosen: Any = None,
+        features: Any = None,
     ) -> Any:
         """Returns the direction for gradients given as a matrix.
 
@@ -82,6 +93,8 @@ class GradientBalancing(Method):
             losses: Array of shape `(num_tasks,)`, for methods with `needs_losses`.
             chosen: Optional array of shape `(num_tasks,)`, for methods with `needs_one_task`: 1.0
                 for the task whose gradient counts; by default what the method chooses.
+            features: Optional array of shape `(batch_size, ...)`, for methods with
+                `needs_features`: what the gradients were taken by, `num_params` numbers in all.
 
         Returns:
             A tensor of shape `(num_params,)`.
@@ -101,7 +114,10 @@ class GradientBalancing(Method):
         gradients = ops.where(rows[:, None] > 0, gradients, 0)
         gramian = ops.matmul(gradients, ops.transpose(gradients))
         more = self.more(
-            losses=self._checked_losses(losses, active), chosen=chosen, cross_gramian=gramian
+            losses=self._checked_losses(losses, active),
+            chosen=chosen,
+            cross_gramian=gramian,
+            features=None if features is None else [_checked_features(features, gradients)],
         )
         return self.combine([gradients], gramian, active, **more)[0]
 
@@ -128,6 +144,7 @@ class GradientBalancing(Method):
             "losses": self.needs_losses,
             "cross_gramian": self.needs_cross_gramian,
             "chosen": self.needs_one_task,
+            "features": self.needs_features,
         }
         return {name: value for name, value in evidence.items() if needed[name]}
 
@@ -305,6 +322,17 @@ def _square(argument: str, matrix: Any) -> Any:
             f"{tuple(matrix.shape)}. For gradients G as rows it is G @ G.T."
         )
     return matrix
+
+
+def _checked_features(features: Any, gradients: Any) -> Any:
+    features = _float(features)
+    if math.prod(features.shape) != gradients.shape[1]:
+        raise ValueError(
+            f"`features` must have as many elements as a gradient, {gradients.shape[1]}, received "
+            f"shape {tuple(features.shape)}. Give the tensor `(batch_size, ...)` by which the "
+            "gradients were taken."
+        )
+    return features
 
 
 def _float(array: Any) -> Any:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_mtl.balancing.base import GradientBalancing
-from keras_mtl.core import checks, draws, task_values
+from keras_mtl.core import checks, draws, replicas, task_values
 from keras_mtl.core.roles import TaskRole
 
 
@@ -20,6 +20,10 @@ class GradDrop(GradientBalancing):
     are dropped. Where all tasks agree nothing is dropped: there the direction is the sum of the
     gradients, as in plain training. On average it is the sum too.
 
+    In scope `"features"` a feature stands for an element: it has one draw for the whole batch, and
+    in P and in the choice of tasks stands G_i for g_i, the sum over the batch of g_i times the
+    sign of the feature. A task is kept or dropped with all its examples.
+
     Of task i, the share `leak` of a dropped element passes all the same: with 1 for a task, its
     gradient is never touched. A loss weighting set before it acts as in a plain sum, and on P.
 
@@ -27,7 +31,7 @@ class GradDrop(GradientBalancing):
         leak: Float from 0 to 1 for all tasks, a sequence with one a task, or a dict from task
             name to one (0 for tasks left out).
         seed: Optional integer. Starts the sequence of draws; by default it differs each time.
-        scope: `"parameters"` only.
+        scope: `"parameters"` or `"features"`, as in `GradientBalancing`. The paper's is the latter.
         name: Optional string. Name of the layer.
 
     Input shape: `(num_tasks, num_params)`, one gradient a row.
@@ -35,7 +39,7 @@ class GradDrop(GradientBalancing):
 
     Raises:
         TypeError: If `leak` is none of these, or `seed` no integer.
-        ValueError: If a leak is not from 0 to 1, `scope` is not `"parameters"`, or `seed` has
+        ValueError: If a leak is not from 0 to 1, `scope` is neither of the two, or `seed` has
             more than 64 bits.
 
     Example:
@@ -46,19 +50,20 @@ class GradDrop(GradientBalancing):
     >>> GradDrop(leak=1.0)([[2.0, -1.0], [-1.0, 3.0]])
     [1.0, 2.0]
 
+    Two examples of one feature: the first task has 2 * 1 + 1 * -1 = 1 against -3 of the second.
+
+    >>> GradDrop(seed=1)([[2.0, 1.0], [-2.0, 1.0]], features=[[0.7], [-0.2]])
+    [-2.0, 1.0]
+
     Reference:
         Z. Chen, Ngiam, Huang, Luong, Kretzschmar, Chai, Anguelov 2020, Just pick a sign:
         optimizing deep multitask models with gradient sign dropout, equations 1 and 2 and
         algorithm 1, https://arxiv.org/abs/2010.06808.
-        Differs from the paper: it works on the gradients of the shared variables. The paper
-        drops gradients of features, with one draw for a feature over the whole batch, from
-        gradients times the signs of the features, which a balancing does not see.
+        Differs from the paper: scope `"parameters"` does the same to the gradients of the shared
+        variables, which have neither examples nor signs of their own.
     """
 
-    features_reason = (
-        "for features the method draws once for the whole batch, from gradients times the signs "
-        "of the features, which a balancing does not see."
-    )
+    needs_features = True
     random = (
         "The sign that each element keeps is drawn at random; with the same draws, a permutation "
         "of the tasks leaves the direction."
@@ -87,22 +92,41 @@ class GradDrop(GradientBalancing):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def combine(
-        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
+        self,
+        gradients: Sequence[Any],
+        gramian: Any,
+        active: Any,
+        *,
+        features: Sequence[Any] | None = None,
     ) -> list[Any]:
         # Element by element: the parts need not be joined.
         whole = super().combine
-        return [whole([part], gramian, active, **more)[0] for part in gradients]
+        features = [None] * len(gradients) if features is None else features
+        return [
+            whole([part], gramian, active, features=values)[0]
+            for part, values in zip(gradients, features, strict=True)
+        ]
 
-    def call(self, gradients: Any, gramian: Any, active: Any) -> Any:
-        total, size = ops.sum(gradients, axis=0), ops.sum(ops.abs(gradients), axis=0)
+    def call(self, gradients: Any, gramian: Any, active: Any, features: Any = None) -> Any:
+        if features is None:
+            return ops.sum(self._passed(gradients, active) * gradients, axis=0)
+        signs = ops.cast(ops.sign(features), gradients.dtype)
+        examples = ops.reshape(signs, (ops.shape(signs)[0], -1))
+        by_example = ops.reshape(gradients, (-1, *ops.shape(examples)))
+        votes = replicas.total([ops.sum(by_example * examples, axis=1)])[0]
+        passed = self._passed(votes, active)
+        return ops.reshape(ops.sum(passed[:, None] * by_example, axis=0), (-1,))
+
+    def _passed(self, votes: Any, active: Any) -> Any:
+        """Returns the share of each task's elements that is kept, from votes with their signs."""
+        total, size = ops.sum(votes, axis=0), ops.sum(ops.abs(votes), axis=0)
         purity = 0.5 * (1 + total / ops.where(size > 0, size, 1))
         drawn = draws.uniform(ops.shape(total)[0], self.seed_generator)
         # P = 1 is above every draw and P = 0 above none: an agreed sign is always kept.
         positive = purity > ops.cast(drawn, purity.dtype)
-        kept = ops.cast(ops.where(positive, gradients > 0, gradients < 0), gradients.dtype)
-        leaks = ops.convert_to_tensor(self._leaks(active.shape[0], self.roles), gradients.dtype)
-        passed = leaks[:, None] + (1 - leaks[:, None]) * kept
-        return ops.sum(passed * gradients, axis=0)
+        kept = ops.cast(ops.where(positive, votes > 0, votes < 0), votes.dtype)
+        leaks = ops.convert_to_tensor(self._leaks(active.shape[0], self.roles), votes.dtype)
+        return leaks[:, None] + (1 - leaks[:, None]) * kept
 
     def _leaks(self, num_tasks: int, roles: Sequence[TaskRole] | None) -> list[float]:
         if isinstance(self.leak, float):

@@ -24,7 +24,7 @@ class Balanced(NamedTuple):
 class SummedRows:
     """Adds up the gradients of the active tasks: no balancing, where tasks must be told apart."""
 
-    needs_losses = needs_cross_gramian = needs_one_task = weights_heads = False
+    needs_losses = needs_cross_gramian = needs_one_task = needs_features = weights_heads = False
     refresh_every = 1
     task_variables: tuple[Any, ...] = ()
     non_trainable_variables: tuple[Any, ...] = ()
@@ -56,6 +56,7 @@ def balance(
     *,
     cross_gramian: Any = None,
     chosen: Any = None,
+    features: Sequence[Any] | None = None,
 ) -> Balanced:
     """Returns the directions, NaN where a gradient is not finite.
 
@@ -66,6 +67,7 @@ def balance(
         terms: The `Terms` that were differentiated.
         cross_gramian: Tensor `(num_tasks, num_tasks)`, where the balancing needs it.
         chosen: Tensor `(num_tasks,)`, where the balancing takes one task a step.
+        features: List of tensors, what the gradients were taken by where that is no parameters.
     """
     # A method is finite whatever it gets; an overflow must still be seen by the loss scaling.
     finite = tf.reduce_all(tf.math.is_finite(gramian))
@@ -79,7 +81,9 @@ def balance(
     ]
     before = [tf.identity(variable.value) for variable in state]
     losses = tf.where(terms.active > 0, terms.losses, 1.0)
-    more = balancing.more(losses=losses, cross_gramian=cross_gramian, chosen=chosen)
+    more = balancing.more(
+        losses=losses, cross_gramian=cross_gramian, chosen=chosen, features=features
+    )
     directions, heads = balancing.balance(parts, gramian, active, **more)
     # An overflow drops the update, and must leave no trace in the state either.
     by_task = {id(variable) for variable in balancing.task_variables}

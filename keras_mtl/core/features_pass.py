@@ -110,4 +110,4 @@ class FeaturesPass(SummedPass):
         ]
         # Each replica holds the features of its own examples: here the Gramians do add up.
         gramian = replicas.total([gramian_of(parts)])[0]
-        return balance(self.balancing, parts, gramian, terms)
+        return balance(self.balancing, parts, gramian, terms, features=self.taps.taps)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_mtl
 from keras_mtl.balancing.graddrop import GradDrop
 from keras_mtl.core import draws
 from keras_mtl.core.roles import TaskRole
@@ -143,9 +144,94 @@ def test_options_are_in_the_config():
     assert (copy.leak, copy.seed) == ([0.5, 0.0], 7)
 
 
-def test_scope_features_and_reuse_of_weights_are_refused_with_the_reason():
-    with pytest.raises(ValueError, match="received 'features': for features the method draws once"):
-        GradDrop(scope="features")
+def feature_dropout(gradients, features, drawn, leaks):
+    """Algorithm 1 of the paper on features: gradients `(tasks, examples, features)`."""
+    total = np.zeros(features.shape)
+    for feature, draw in enumerate(drawn):
+        votes = [float(grad[:, feature] @ np.sign(features[:, feature])) for grad in gradients]
+        purity = 0.5 * (1 + sum(votes) / sum(abs(vote) for vote in votes))
+        for vote, leak, gradient in zip(votes, leaks, gradients, strict=True):
+            mask = vote > 0 if purity > draw else vote < 0
+            total[:, feature] += (leak + (1 - leak) * mask) * gradient[:, feature]
+    return total
+
+
+@pytest.mark.parametrize("leaks", [[0.0, 0.0, 0.0], [1.0, 0.25, 0.0]])
+def test_features_have_one_draw_for_the_batch_from_gradients_times_signs(leaks):
+    random = np.random.default_rng(10)
+    features, gradients = random.normal(size=(6, 50)), random.normal(size=(3, 6, 50))
+    expected = feature_dropout(gradients, features, numbers_drawn(5, 50), leaks)
+    balancing = GradDrop(leak=leaks, seed=5, scope="features")
+    found = balancing(gradients.reshape(3, 300), features=features)
+    np.testing.assert_allclose(found, expected.reshape(300), atol=1e-12)
+
+
+def test_features_of_any_rank_count_as_one_row_an_example():
+    random = np.random.default_rng(11)
+    features, gradients = random.normal(size=(4, 3, 5)), random.normal(size=(2, 60))
+    found = GradDrop(seed=6)(gradients, features=features)
+    flat = GradDrop(seed=6)(gradients, features=features.reshape(4, 15))
+    np.testing.assert_array_equal(found, flat)
+    single = GradDrop(seed=6)(gradients[:, :4], features=features[:, 0, 0])
+    column = GradDrop(seed=6)(gradients[:, :4], features=features[:, 0, :1])
+    np.testing.assert_array_equal(single, column)
+
+
+def test_features_that_do_not_fit_the_gradients_are_refused():
+    with pytest.raises(ValueError, match=r"as many elements as a gradient, 6, received shape \(2"):
+        GradDrop()(np.ones((2, 6)), features=np.ones((2, 4)))
+
+
+def test_replicas_vote_together_on_features(strategy):
+    random = np.random.default_rng(12)
+    features, gradients = random.normal(size=(8, 20)), random.normal(size=(2, 8, 20))
+    expected = np.asarray(GradDrop(seed=13)(gradients.reshape(2, 160), features=features))
+    with strategy.scope():
+        balancing = GradDrop(seed=13)
+        balancing.build_for(2)
+    parts = [
+        (tf.constant(gradients[:, rows].reshape(2, 80)), tf.constant(features[rows]))
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    placed = strategy.experimental_distribute_values_from_function(
+        lambda context: parts[context.replica_id_in_sync_group]
+    )
+    step = tf.function(
+        lambda: strategy.run(lambda part: balancing(part[0], features=part[1]), args=(placed,))
+    )
+    found = np.concatenate([value.numpy() for value in step().values])
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def features_training(balancing):
+    """A model of two tasks after one step, its features cut behind a nonlinear layer."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((3,))
+    hidden = keras.layers.Dense(4, "tanh", name="trunk")(inputs)
+    outputs = {task: keras.layers.Dense(1, name=f"{task}_head")(hidden) for task in ("a", "b")}
+    model = keras_mtl.MultiTaskModel(inputs, outputs)
+    model.compile(keras.optimizers.SGD(1.0), "mse", gradient_balancing=balancing)
+    random = np.random.default_rng(14)
+    x, y = random.normal(size=(5, 3)), random.normal(size=(2, 5, 1))
+    before = [variable.numpy() for variable in model.trainable_variables]
+    model.fit(x, {"a": y[0], "b": y[1]}, batch_size=5, verbose=0)
+    return x, y, before, [variable.numpy() for variable in model.trainable_variables]
+
+
+def test_a_step_in_scope_features_is_the_algorithm_of_the_paper():
+    x, y, before, after = features_training(GradDrop(seed=15, scope="features"))
+    kernel, bias, *heads = before
+    features = np.tanh(x @ kernel + bias)
+    gradients = [
+        2 / 5 * (features @ heads[2 * task] + heads[2 * task + 1] - y[task]) @ heads[2 * task].T
+        for task in (0, 1)
+    ]
+    chosen = feature_dropout(np.stack(gradients), features, numbers_drawn(15, 4), [0.0, 0.0])
+    expected = kernel - x.T @ (chosen * (1 - features**2))
+    np.testing.assert_allclose(after[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_reuse_of_weights_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="no weights to reuse"):
         GradDrop(refresh_every=2)
 
