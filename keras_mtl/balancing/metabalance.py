@@ -88,11 +88,10 @@ class MetaBalance(GradientBalancing):
     def build_for_parts(self, sizes: Sequence[int]) -> None:
         """Makes the averages, once, for gradients in so many parts."""
         if not self.averages:
-            self._tracker.unlock()
-            self.averages.extend(
-                self.add_task_variable(f"average_{part}") for part in range(len(sizes))
-            )
-            self._tracker.lock()
+            with self.added_late():
+                self.averages.extend(
+                    self.add_task_variable(f"average_{part}") for part in range(len(sizes))
+                )
         if len(self.averages) != len(sizes):
             raise ValueError(
                 f"MetaBalance '{self.name}' was built for gradients in {len(self.averages)} "

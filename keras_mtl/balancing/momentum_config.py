@@ -91,12 +91,14 @@ class MomentumConFIG(TrackingBalancing):
         """Makes the variables, once, for gradients in parts of these sizes."""
         super().build_for_parts(sizes)
         if not self.sizes_of_direction:
-            self._tracker.unlock()
-            self.sizes_of_direction.extend(
-                (self._number(f"average_{part}", (size,)), self._number(f"squares_{part}", (size,)))
-                for part, size in enumerate(sizes)
-            )
-            self._tracker.lock()
+            with self.added_late():
+                self.sizes_of_direction.extend(
+                    (
+                        self._number(f"average_{part}", (size,)),
+                        self._number(f"squares_{part}", (size,)),
+                    )
+                    for part, size in enumerate(sizes)
+                )
 
     def _number(self, name: str, shape: tuple[int, ...]) -> Any:
         return self.add_weight(

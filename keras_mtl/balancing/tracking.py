@@ -49,10 +49,8 @@ class TrackingBalancing(GradientBalancing):
     def build_for_parts(self, sizes: Sequence[int]) -> None:
         """Makes the variables, once, for gradients in parts of these sizes."""
         if not self.tracked:
-            # Keras locks a layer after `build`, where the parameters are not known yet.
-            self._tracker.unlock()
-            self.tracked.extend(self._variables(part, size) for part, size in enumerate(sizes))
-            self._tracker.lock()
+            with self.added_late():
+                self.tracked.extend(self._variables(part, size) for part, size in enumerate(sizes))
         found = [part[0].shape[1] for part in self.tracked]
         if found != list(sizes):
             raise ValueError(

@@ -1,8 +1,9 @@
 """What loss weightings and gradient balancings share: tasks, state a task, epochs."""
 
+import contextlib
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import keras
@@ -93,6 +94,15 @@ class Method(keras.layers.Layer):
         )
         self._task_variables.append(variable)
         return variable
+
+    @contextlib.contextmanager
+    def added_late(self) -> Iterator[None]:
+        """Lets variables be added after `build`, once it is known how many there must be."""
+        self._tracker.unlock()
+        try:
+            yield
+        finally:
+            self._tracker.lock()
 
     def on_epoch_begin(self) -> None:
         """Hook: rolls per-epoch state over; called outside the graph before each epoch.

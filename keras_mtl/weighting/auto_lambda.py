@@ -34,7 +34,7 @@ class AutoLambda(LossWeighting):
     learned for. As c_i w_i is what counts, the constants set where it starts and how fast it
     moves; in the long run they are undone.
 
-    A trial takes four forward and two backward passes over half a batch: a step costs about 2.4
+    A trial takes four forward and two backward passes over half a batch: a step costs about 2.3
     times plain Keras (a LeNet with 2 and with 8 tasks).
 
     Args:

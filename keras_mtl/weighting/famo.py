@@ -25,7 +25,7 @@ class FAMO(LossWeighting):
     not move: a task whose log D_i fell by less than the average under z gains share. The logits
     are moved by an Adam of their own, for the tasks that are present.
 
-    The second forward pass makes a step cost about 1.35 times plain Keras (a LeNet with 2 and with
+    The second forward pass makes a step cost about 1.3 times plain Keras (a LeNet with 2 and with
     8 tasks). `lagged=True` does without it, at next to no cost: it compares a step's losses with
     those of the step before (for each task, of the last step that had it). The two are of
     different batches, so it learns from noise as well: it suits large batches.
