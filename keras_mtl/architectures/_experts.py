@@ -1,0 +1,192 @@
+"""Experts: copies of a trunk whose outputs gates mix; dense ones run as one batched product."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mtl.architectures._columns import Column
+from keras_mtl.architectures._gates import Mixture
+from keras_mtl.core.rebuild import rebuild
+
+# Layers that treat each number alike, or the last axis, and so run on all experts at once.
+_ELEMENTWISE = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Dropout)
+_SUMS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+
+
+class Experts:
+    """Copies of a trunk with different values.
+
+    A trunk of dense layers, activations and dropout on one input `(batch, channels)` becomes one
+    layer `<name>s`, in which each dense layer is one batched product over all experts. Any other
+    trunk becomes layers `<name>_0`, `<name>_1`, and so on.
+
+    Args:
+        stages: List of layers or models, one after the other an expert.
+        num_experts: Integer >= 1.
+        inputs: What the experts read: a tensor, or a structure of tensors.
+        name: String.
+        copy_weights: Boolean. Whether all start from the values of `stages`; then there is no
+            batched product.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[keras.layers.Layer],
+        num_experts: int,
+        inputs: Any,
+        name: str = "expert",
+        *,
+        copy_weights: bool = False,
+    ) -> None:
+        flat = None if copy_weights else flat_dense(stages, inputs)
+        self.stacked = flat is not None
+        self.num_experts = num_experts
+        if flat is not None:
+            layers = [keras.saving.serialize_keras_object(layer) for layer in flat]
+            self.outputs = [DenseExperts(num_experts, layers, name=f"{name}s")(inputs)]
+            return
+        self.outputs = [
+            Column(stages, f"{name}_{index}", index, copy_weights=copy_weights)(inputs)
+            for index in range(num_experts)
+        ]
+
+
+def mix(gate: Any, groups: Sequence[Experts], name: str) -> Any:
+    """Returns what a gate takes of the experts of all groups, in their order.
+
+    Args:
+        gate: Tensor `(batch, num_experts)`.
+        groups: List of `Experts`, made from one trunk on inputs of one shape.
+        name: String. Name of the mixture, or `<name>_<entry>` where experts return a dict.
+    """
+    outputs = [output for group in groups for output in group.outputs]
+    if isinstance(outputs[0], dict):
+        return {
+            key: Mixture(name=f"{name}_{key}")([gate, *(output[key] for output in outputs)])
+            for key in outputs[0]
+        }
+    return Mixture(stacked=groups[0].stacked, name=name)([gate, *outputs])
+
+
+def flat_dense(stages: Sequence[keras.layers.Layer], inputs: Any) -> list[Any] | None:
+    """Returns the layers of a trunk that runs as one batched product, or `None` for another.
+
+    Args:
+        stages: List of layers or models.
+        inputs: What the trunk reads.
+    """
+    if not isinstance(inputs, keras.KerasTensor) or len(inputs.shape) != 2:
+        return None
+    flat: list[Any] = []
+    for stage in stages:
+        inner = stage.layers if isinstance(stage, keras.Sequential) else [stage]
+        flat += [layer for layer in inner if not isinstance(layer, keras.layers.InputLayer)]
+    fits = all(_is_plain_dense(layer) or type(layer) in _ELEMENTWISE for layer in flat)
+    return flat if fits and any(map(_is_plain_dense, flat)) else None
+
+
+def _is_plain_dense(layer: Any) -> bool:
+    # A subclass may do anything. Penalties that are sums over the elements are sums over experts.
+    if type(layer) is not keras.layers.Dense or not layer.trainable or layer.quantization_mode:
+        return False
+    penalties = [layer.kernel_regularizer, layer.bias_regularizer]
+    others = [layer.activity_regularizer, layer.kernel_constraint, layer.bias_constraint]
+    others += [layer.lora_rank]
+    sums = all(penalty is None or type(penalty) in _SUMS for penalty in penalties)
+    return sums and all(other is None for other in others)
+
+
+@keras.saving.register_keras_serializable(package="keras_mtl")
+class DenseExperts(keras.layers.Layer):
+    """Runs equal stacks of dense layers side by side, each layer one batched product.
+
+    Expert e computes `f(x W_e + b_e)` for each dense layer; activations and dropout between them
+    work on all experts at once. Each expert draws its initial values alone, seeds included.
+    Parameters: `num_experts` times those of the layers.
+
+    Args:
+        num_experts: Integer >= 1.
+        layers: List of configs of layers, dense, activations and dropout.
+        name: Optional string. Name of the layer.
+
+    Input shape: `(batch, channels)`.
+    Output shape: `(batch, num_experts, units)`.
+    """
+
+    def __init__(self, num_experts: int, layers: Sequence[Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_experts = num_experts
+        self._configs = list(layers)
+        parts = [keras.saving.deserialize_keras_object(config) for config in layers]
+        # Dense ones lend their arguments only and are not tracked; the others are called.
+        self._parts = _Untracked(parts)
+        self.between = [layer for layer in parts if not isinstance(layer, keras.layers.Dense)]
+        self.kernels: list[Any] = []
+        self.biases: list[Any] = []
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        size = input_shape[-1]
+        for index, layer in enumerate(self._parts.layers):
+            if not isinstance(layer, keras.layers.Dense):
+                continue
+            shape = (size, layer.units)
+            self.kernels.append(self._stacked(layer, "kernel", shape, f"kernel_{index}"))
+            if layer.use_bias:
+                self.biases.append(self._stacked(layer, "bias", (1, layer.units), f"bias_{index}"))
+            size = layer.units
+
+    def _stacked(self, layer: Any, part: str, shape: tuple[int, ...], name: str) -> Any:
+        own = [_initializer(layer, part, index) for index in range(self.num_experts)]
+
+        def initializer(shape: Any, dtype: Any = None) -> Any:
+            return ops.stack([draw(shape[1:], dtype) for draw in own])
+
+        return self.add_weight(
+            shape=(self.num_experts, *shape),
+            initializer=initializer,
+            regularizer=getattr(layer, f"{part}_regularizer"),
+            name=name,
+        )
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        x = inputs  # (batch, channels), from the first product on (experts, batch, channels)
+        kernels, biases = iter(self.kernels), iter(self.biases)
+        for layer in self._parts.layers:
+            if not isinstance(layer, keras.layers.Dense):
+                x = _call(layer, x, training)
+                continue
+            x = ops.matmul(x, next(kernels))
+            if layer.use_bias:
+                x = x + next(biases)
+            x = x if layer.activation is None else layer.activation(x)
+        return ops.transpose(x, (1, 0, 2))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        units = [layer.units for layer in self._parts.layers if hasattr(layer, "units")]
+        return (input_shape[0], self.num_experts, units[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "layers": self._configs,
+        }
+
+
+class _Untracked:
+    """Layers that Keras does not look at, for they hold no variables of the model."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = list(layers)
+
+
+def _initializer(layer: Any, part: str, index: int) -> Any:
+    # A layer of its own for each expert: an initializer that is one object draws one value.
+    own = rebuild(layer, seed_offset=1000 * (index + 1))
+    return getattr(own, f"{part}_initializer")
+
+
+def _call(layer: Any, x: Any, training: bool) -> Any:
+    return layer(x, training=training) if isinstance(layer, keras.layers.Dropout) else layer(x)
