@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_mtl.balancing.base import GradientBalancing
 from keras_mtl.core import checks, draws, replicas, task_values
+from keras_mtl.core.in_turn import in_turn
 from keras_mtl.core.roles import TaskRole
 
 
@@ -102,10 +103,11 @@ class GradDrop(GradientBalancing):
         # Element by element: the parts need not be joined.
         whole = super().combine
         features = [None] * len(gradients) if features is None else features
-        return [
-            whole([part], gramian, active, features=values)[0]
-            for part, values in zip(gradients, features, strict=True)
-        ]
+        return in_turn(
+            lambda part, values: whole([part], gramian, active, features=values)[0],
+            gradients,
+            features,
+        )
 
     def call(self, gradients: Any, gramian: Any, active: Any, features: Any = None) -> Any:
         if features is None:

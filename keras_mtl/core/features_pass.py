@@ -21,13 +21,13 @@ class FeaturesPass(SummedPass):
         variables: Sequence[Any],
         partition: Partition,
         balancing: Any,
-        detachable: bool = False,
+        **kwargs: Any,
     ) -> None:
         # Branches inside a nested trunk are private, but lie above the cut: they take passes of
         # the outer tape.
         self._above = [partition.private_above_cuts(variables, task) for task in partition.tasks]
         self.persistent = self.persistent or any(self._above)
-        super().__init__(variables, partition, balancing, detachable)
+        super().__init__(variables, partition, balancing, **kwargs)
         self.taps = Taps(partition)
 
     def __enter__(self) -> "FeaturesPass":

@@ -1,5 +1,6 @@
 """One backward pass a task, balanced on the gradients of the shared variables."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 from keras_mtl.core import replicas
 from keras_mtl.core.balanced import Balanced, balance, gramian_of
 from keras_mtl.core.passes import Collected, SummedPass, head_factors
+from keras_mtl.core.task_rows import TaskRows
 from keras_mtl.core.terms import Terms
 
 
@@ -18,36 +20,35 @@ class ParametersPass(SummedPass):
 
     def gradients(self, terms: Terms) -> list[Any]:
         shared = self.partition.shared(self.variables)
-        rows, own = self._task_gradients(shared, terms.totals, terms.seeds)
-        balanced = self._balance(shared, rows, terms)
+        matrices, own = self._task_gradients(shared, terms.totals, terms)
+        # The gradients are summed over replicas, not their Gramians: these do not add up.
+        parts = replicas.total(matrices)
+        balanced = balance(self.balancing, parts, gramian_of(parts), terms)
         return self._collect(shared, balanced, own, terms)
 
     def _task_gradients(
-        self, shared: Sequence[Any], totals: Sequence[Any], seeds: Sequence[Any]
-    ) -> tuple[list[list[Any]], list[list[Any]]]:
-        """Returns for each task the gradients of the shared and of its private variables."""
-        rows, own = [], []
-        for total, seed, private in zip(totals, seeds, self.private(), strict=True):
-            found = self.tape.gradient(total, [*shared, *private], output_gradients=seed)
-            rows.append(found[: len(shared)])
+        self, shared: Sequence[Any], totals: Sequence[Any], terms: Terms
+    ) -> tuple[list[Any], list[list[Any]]]:
+        """Returns the gradients of the shared variables and, for each task, of its private ones.
+
+        The first are `(num_tasks, size)` for each variable, on this replica.
+        """
+        size = sum(math.prod(variable.shape) for variable in shared)
+        rows = TaskRows(len(totals), size, compiled=self.compiled)
+        own = []
+        parts = zip(totals, terms.seeds, self.private(), strict=True)
+        for index, (total, seed, private) in enumerate(parts):
+            with rows.after_the_last():
+                start = tf.identity(seed)
+            found = self.tape.gradient(total, [*shared, *private], output_gradients=start)
+            rows.add(
+                [
+                    self.row_of(index, gradient, variable, terms)
+                    for gradient, variable in zip(found, shared, strict=False)
+                ]
+            )
             own.append(found[len(shared) :])
-        return rows, own
-
-    def _matrices(
-        self, shared: Sequence[Any], rows: Sequence[Sequence[Any]], terms: Terms
-    ) -> list[Any]:
-        """Returns `(num_tasks, size)` for each shared variable, on this replica."""
-        return [
-            self.matrix([row[index] for row in rows], variable, terms)
-            for index, variable in enumerate(shared)
-        ]
-
-    def _balance(
-        self, shared: Sequence[Any], rows: Sequence[Sequence[Any]], terms: Terms
-    ) -> Balanced:
-        # The gradients are summed over replicas, not their Gramians: these do not add up.
-        parts = replicas.total(self._matrices(shared, rows, terms))
-        return balance(self.balancing, parts, gramian_of(parts), terms)
+        return rows.matrices(), own
 
     def _collect(
         self,
@@ -82,9 +83,8 @@ class HalvesPass(ParametersPass):
 
     def gradients(self, terms: Terms) -> list[Any]:
         shared = self.partition.shared(self.variables)
-        found = [self._task_gradients(shared, half.totals, terms.seeds) for half in terms.halves]
-        halves = [self._matrices(shared, rows, terms) for rows, _ in found]
-        sums = replicas.total([*halves[0], *halves[1]])
+        found = [self._task_gradients(shared, half.totals, terms) for half in terms.halves]
+        sums = replicas.total([*found[0][0], *found[1][0]])
         first, second = sums[: len(shared)], sums[len(shared) :]
         parts = [one + other for one, other in zip(first, second, strict=True)]
         # Here each is a part of a sum over the batch; a mean over half of it has other factors.

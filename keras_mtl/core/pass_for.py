@@ -19,6 +19,7 @@ def pass_for(
     *,
     detachable: bool,
     persistent: bool = False,
+    compiled: bool = False,
 ) -> Callable[[], SummedPass]:
     """Returns a function that makes the backward pass of a step.
 
@@ -28,6 +29,7 @@ def pass_for(
         variables: List of Keras variables, the order of the gradients.
         detachable: Boolean. Whether some tasks may train their heads alone.
         persistent: Boolean. Whether its tape is asked for more than the gradients of the step.
+        compiled: Boolean. Whether the step is compiled by XLA.
     """
     if not partition.shared(variables):
         kind = SummedPass
@@ -39,7 +41,8 @@ def pass_for(
         kind = _balanced(balancing, partition)
     if persistent:
         kind = type(kind.__name__, (kind,), {"persistent": True})
-    return partial(kind, variables, partition, balancing, detachable)
+    options = {"detachable": detachable, "compiled": compiled}
+    return partial(kind, variables, partition, balancing, **options)
 
 
 def _by_task(partition: Partition) -> type[SummedPass]:

@@ -19,6 +19,7 @@ class SummedPass:
         partition: `Partition` of the model.
         balancing: Gradient balancing, or `None`.
         detachable: Boolean. Whether tasks that are not active may still train their heads.
+        compiled: Boolean. Whether the step is compiled by XLA.
     """
 
     persistent = False
@@ -29,11 +30,13 @@ class SummedPass:
         partition: Partition,
         balancing: Any,
         detachable: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.variables = list(variables)
         self.partition = partition
         self.balancing = balancing
         self.detachable = detachable
+        self.compiled = compiled
         self.tape = tf.GradientTape(persistent=self.persistent)
 
     def __enter__(self) -> "SummedPass":
@@ -58,11 +61,16 @@ class SummedPass:
 
     def matrix(self, gradients: Sequence[Any], like: Any, terms: Terms) -> Any:
         """Stacks one gradient a task into `(num_tasks, size)`, in float32, without loss scale."""
-        matrix = tf.stack([self.row(gradient, like, terms) for gradient in gradients])
+        rows = [self.row_of(index, part, like, terms) for index, part in enumerate(gradients)]
+        return tf.stack(rows)
+
+    def row_of(self, index: int, gradient: Any, like: Any, terms: Terms) -> Any:
+        """Returns what `row` does, and 0 where the task of that index is not active."""
+        row = self.row(gradient, like, terms)
         if not self.detachable:
-            return matrix
+            return row
         # The rows of absent tasks are 0 by their factor, those of detached ones are not.
-        return tf.where(terms.active[:, None] > 0, matrix, 0.0)
+        return tf.where(terms.active[index] > 0, row, 0.0)
 
     def row(self, gradient: Any, like: Any, terms: Terms) -> Any:
         """Returns one gradient as `(size,)`, in float32, without loss scale."""

@@ -84,6 +84,7 @@ class Step:
             self.model_variables,
             detachable=self.detachable,
             persistent=self.watch is not None,
+            compiled=bool(self.model.jit_compile),
         )
 
     @property

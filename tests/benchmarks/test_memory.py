@@ -16,14 +16,13 @@ def memory():
         yield importlib.import_module("memory")
 
 
-def test_unit_is_one_gradient_of_what_all_tasks_share(memory, monkeypatch):
-    monkeypatch.setattr(memory, "WIDTH", 16)
-    model = memory.build(keras.Model, 3)
+def test_unit_is_one_gradient_of_what_all_tasks_share(memory):
+    model = memory.build(keras.Model, 3, 16, 4)
     shared = model.trainable_variables[: -2 * 3]  # kernel and bias of three heads
     in_mb = sum(variable.shape.num_elements() for variable in shared) * 4 / 2**20
-    assert memory.gradient_mb() == pytest.approx(in_mb)
+    assert memory.gradient_mb(16, 4) == pytest.approx(in_mb)
 
 
 def test_method_that_fails_is_an_error_with_its_message(memory):
     with pytest.raises(RuntimeError, match=r"pcgard with 2 tasks failed:[\s\S]*pcgrad"):
-        memory.peak("pcgard", 2)
+        memory.peak("pcgard", 2, 16, 4)

@@ -1,0 +1,35 @@
+"""Works on large parts one after the other, so that what they need in between is needed once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Numbers below which memory does not matter: 1 MiB.
+SMALL = 2**18
+
+
+def in_turn(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
+    """Returns what `function` makes of each part, as `map` would.
+
+    TensorFlow starts all that is ready, and so holds what lies between input and result for all
+    parts at once. Here a part waits for the result of the last large one.
+
+    Args:
+        function: Function of one entry of each of `parts`.
+        parts: Lists of one length; the size of the first's entries decides which are large.
+    """
+    results: list[Any] = []
+    last: list[Any] = []
+    for entries in zip(*parts, strict=True):
+        with tf.control_dependencies(last):
+            results.append(function(*entries))
+        if _is_large(entries[0]):
+            last = keras.tree.flatten(results[-1])
+    return results
+
+
+def _is_large(part: Any) -> bool:
+    size = part.shape.num_elements() if hasattr(part.shape, "num_elements") else None
+    return size is not None and size >= SMALL
