@@ -12,6 +12,8 @@ from keras_mtl.core.rebuild import rebuild
 
 # Layers that treat each number alike, or the last axis, and so run on all experts at once.
 _ELEMENTWISE = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Dropout)
+# Between the seeds of one copy and those of the next, as between columns.
+_SEED_STEP = 1000
 _SUMS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
@@ -27,6 +29,8 @@ class Experts:
         num_experts: Integer >= 1.
         inputs: What the experts read: a tensor, or a structure of tensors.
         name: String.
+        first: Integer >= 0. Number of copies of the trunk made before, for experts that start from
+            different values than these where stages have seeds.
         copy_weights: Boolean. Whether all start from the values of `stages`; then there is no
             batched product.
     """
@@ -38,17 +42,21 @@ class Experts:
         inputs: Any,
         name: str = "expert",
         *,
+        first: int = 0,
         copy_weights: bool = False,
     ) -> None:
         flat = None if copy_weights else flat_dense(stages, inputs)
         self.stacked = flat is not None
         self.num_experts = num_experts
         if flat is not None:
-            layers = [keras.saving.serialize_keras_object(layer) for layer in flat]
+            layers = [
+                keras.saving.serialize_keras_object(rebuild(layer, seed_offset=_SEED_STEP * first))
+                for layer in flat
+            ]
             self.outputs = [DenseExperts(num_experts, layers, name=f"{name}s")(inputs)]
             return
         self.outputs = [
-            Column(stages, f"{name}_{index}", index, copy_weights=copy_weights)(inputs)
+            Column(stages, f"{name}_{index}", first + index, copy_weights=copy_weights)(inputs)
             for index in range(num_experts)
         ]
 
@@ -184,7 +192,7 @@ class _Untracked:
 
 def _initializer(layer: Any, part: str, index: int) -> Any:
     # A layer of its own for each expert: an initializer that is one object draws one value.
-    own = rebuild(layer, seed_offset=1000 * (index + 1))
+    own = rebuild(layer, seed_offset=_SEED_STEP * (index + 1))
     return getattr(own, f"{part}_initializer")
 
 
