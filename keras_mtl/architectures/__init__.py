@@ -6,6 +6,7 @@ from keras_mtl.architectures.build import registry as _registry
 from keras_mtl.architectures.cgc import cgc as cgc
 from keras_mtl.architectures.hard_sharing import hard_sharing as hard_sharing
 from keras_mtl.architectures.mmoe import mmoe as mmoe
+from keras_mtl.architectures.nddr import nddr as nddr
 from keras_mtl.architectures.ple import ple as ple
 
 names = _registry.names
