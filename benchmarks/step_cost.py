@@ -128,19 +128,24 @@ def measure(
         arguments = {} if method == PLAIN else parse_method(method)
         model = build(cls, network, num_tasks, **roles_for(arguments, num_tasks))
         own = stepper(model, num_tasks, jit_compile=jit_compile, **arguments)
-        ratios = []
-        for pair in range(pairs):
-            # Which of the two goes first changes from pair to pair.
-            order = [plain, own] if pair % 2 else [own, plain]
-            times = {run: run(steps) for run in order}
-            ratios.append(times[own] / times[plain])
-        found[method] = ratios
+        found[method] = ratios = paired_ratios(own, plain, pairs, steps)
         low, high = median_interval(ratios)
         bound = limit(method, num_tasks)
         verdict = "" if bound is None else f"  (limit {bound:.2f})"
         median = statistics.median(ratios)
         print(f"  {method:34s} {median:6.3f}  [{low:.3f}, {high:.3f}]{verdict}", flush=True)
     return found
+
+
+def paired_ratios(own: Callable, plain: Callable, pairs: int, steps: int) -> list[float]:
+    """Times two functions of a number of steps in turn; returns own over plain, pair by pair."""
+    ratios = []
+    for pair in range(pairs):
+        # Which of the two goes first changes from pair to pair.
+        order = [plain, own] if pair % 2 else [own, plain]
+        times = {run: run(steps) for run in order}
+        ratios.append(times[own] / times[plain])
+    return ratios
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
