@@ -120,10 +120,14 @@ def test_every_variable_trains(name, kind):
 
 
 def rings_and_corners(rows):
-    """Two tasks on a point that no linear model can do: within a ring, in which corners."""
+    """Two tasks on a point that no linear model can do: in which corners, or within a ring too.
+
+    The second label is never without the first, as architectures for steps ask.
+    """
     x = np.random.default_rng(0).uniform(-1, 1, size=(rows, 2)).astype("float32")
     ring = np.abs(np.linalg.norm(x, axis=1) - 0.6) < 0.25
-    return x, {"ring": ring.astype(int), "corners": (x[:, 0] * x[:, 1] > 0).astype(int)}
+    corners = x[:, 0] * x[:, 1] > 0
+    return x, {"either": (ring | corners).astype(int), "corners": corners.astype(int)}
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -136,8 +140,8 @@ def test_it_learns_two_tasks_that_are_not_linear(name):
     # One epoch over the same batch: what stands around an epoch costs more than its steps.
     model.fit(tf.data.Dataset.from_tensors((x, y)).repeat(150), verbose=0)
     logs = model.evaluate(x, y, batch_size=256, return_dict=True, verbose=0)
-    # A constant gets 0.6 and 0.5, a linear model not more.
-    assert logs["ring_accuracy"] > 0.9
+    # A constant gets 0.71 and 0.52, a logistic regression 0.71 and 0.68.
+    assert logs["either_accuracy"] > 0.9
     assert logs["corners_accuracy"] > 0.9
 
 
