@@ -122,7 +122,7 @@ def task_output(
     Args:
         name: String. The task's name.
         task: The `Task`.
-        layers: Its own layers, from `task_layers`.
+        layers: Its own layers, such as `task_layers` makes: its tower's, then its head.
         features: Tensor or dict of tensors. What the trunk returns.
         sources: The model's inputs, from `model_inputs`; a mask may be among them.
 
@@ -136,7 +136,7 @@ def task_output(
         advice = "Give `features` that have steps, or a mask for them."
         chosen = _call(layer, chosen, f"Task '{name}': its mask '{task.mask}'", advice, mask=mask)
     for layer in layers:
-        part = "head" if layer.name == name else "tower"
+        part = "tower" if layer.name.startswith(f"{name}_tower") else "head"
         advice = "Choose others with `Task(features=...)`, or adapt them in a tower."
         chosen = _call(layer, chosen, f"Task '{name}': its {part} {type(layer).__name__}", advice)
     return chosen
