@@ -1,8 +1,8 @@
 """Architectures: builder functions, each of `(inputs, trunk, tasks, ...)` to a model."""
 
 from keras_mtl.architectures.branching import branching as branching
-from keras_mtl.architectures.build import registry as _registry
 from keras_mtl.architectures.build import build_model as build_model
+from keras_mtl.architectures.build import registry as _registry
 from keras_mtl.architectures.cgc import cgc as cgc
 from keras_mtl.architectures.esmm import esmm as esmm
 from keras_mtl.architectures.hard_sharing import hard_sharing as hard_sharing
