@@ -206,6 +206,33 @@ def noise_and_batch_norm():
     return Graph(x, outputs, {"trunk", "norm"}, {"a": {"a"}, "b": {"b_norm", "b"}}, ["dropped"])
 
 
+@keras.saving.register_keras_serializable(package="test_partition")
+class Gap(layers.Layer):
+    """Returns its first input, and adds how far the second is from it to the loss."""
+
+    only_for_added_loss = (1,)
+
+    def call(self, inputs):
+        self.add_loss(0.1 * ops.mean(ops.square(inputs[0] - inputs[1])))
+        return inputs[0] * 1.0
+
+
+def loss_added_between_tasks():
+    x = keras.Input((4,))
+    hidden = dense(6, "trunk")(x)
+    first, second = dense(2, "a")(hidden), dense(2, "second")(hidden)
+    outputs = {"a": first, "b": Gap(name="gap")([second, first])}
+    return Graph(x, outputs, {"trunk"}, {"a": {"a"}, "b": {"second"}}, ["trunk"])
+
+
+def loss_added_on_the_way():
+    x = keras.Input((4,))
+    low = dense(4, "low")(x)
+    hidden = dense(4, "high")(low)
+    outputs = {"a": dense(2, "a")(hidden), "b": dense(2, "b")(Gap(name="gap")([hidden, low]))}
+    return Graph(x, outputs, {"low", "high"}, {"a": {"a"}, "b": {"b"}}, ["high"])
+
+
 def frozen_trunk():
     graph = hard_sharing()
     graph.outputs["a"]._keras_history.operation.input._keras_history.operation.trainable = False
@@ -236,6 +263,8 @@ SHARING = [
     skip_connection,
     masked_features,
     noise_and_batch_norm,
+    loss_added_between_tasks,
+    loss_added_on_the_way,
 ]
 WITHOUT_CUT = [layer_in_two_heads]
 WITHOUT_SHARING = [frozen_trunk, nothing_shared]

@@ -17,6 +17,8 @@ class Partition:
     node (or returned as an output) that serves one. Nodes are walked, not layers: one layer may
     be called in the trunk and in a head. Cuts that no shared variable feeds are left out.
     A nested functional model is one node, but its variables have the tasks of their own branch.
+    A layer may name the tensors among its inputs that reach its `add_loss` terms and not its
+    outputs, by their indices, in an attribute `only_for_added_loss`: no task is reached there.
 
     Args:
         model: A functional model.
@@ -63,15 +65,23 @@ class Partition:
         """Returns those of `variables` that `task` alone reaches."""
         return [v for v in variables if self.tasks_of_variable(v) == (task,)]
 
+    def shared_below_cuts(self, variables: Sequence[Any]) -> list[Any]:
+        """Returns the shared variables that private nodes alone read (a layer called once a task)."""
+        above = self._above_cuts()
+        return [v for v in self.shared(variables) if id(v) not in above]
+
     def private_above_cuts(self, variables: Sequence[Any], task: str) -> list[Any]:
         """Returns the private variables of `task` in a branch inside a shared, nested model."""
-        above = {
+        above = self._above_cuts()
+        return [v for v in self.private(variables, task) if id(v) in above]
+
+    def _above_cuts(self) -> set[int]:
+        return {
             id(variable)
             for node in self._nodes
             if self._is_shared(node)
             for variable in getattr(node.operation, "trainable_variables", ())
         }
-        return [v for v in self.private(variables, task) if id(v) in above]
 
     def _is_shared(self, node: Any) -> bool:
         return len(self._node_tasks[id(node)]) > 1
@@ -80,7 +90,7 @@ class Partition:
         read_alone = {id(x) for x in keras.tree.flatten(dict(outputs))}
         for node in self._nodes:
             if not self._is_shared(node):
-                read_alone.update(id(x) for x in node.input_tensors)
+                read_alone.update(id(x) for x in _passed_on(node))
         fed = self._fed_by_shared_variables()
         return [
             tensor
@@ -168,9 +178,15 @@ def _spread(nodes: Sequence[Any], reached: dict[int, frozenset[str]]) -> dict[in
     """Returns which tasks each tensor reaches, from those that the outputs are for."""
     for node in reversed(nodes):
         tasks = frozenset().union(*(reached.get(id(x), ()) for x in node.outputs))
-        for tensor in node.input_tensors:
+        for tensor in _passed_on(node):
             reached[id(tensor)] = reached.get(id(tensor), frozenset()) | tasks
     return reached
+
+
+def _passed_on(node: Any) -> list[Any]:
+    """Returns the tensors that the outputs of a node depend on."""
+    aside = getattr(node.operation, "only_for_added_loss", ())
+    return [tensor for index, tensor in enumerate(node.input_tensors) if index not in aside]
 
 
 def _run_node(node: Any, tensors: dict[int, Any], operation_fn: Callable[[Any], Any]) -> None:
