@@ -8,6 +8,7 @@ from keras_mtl.architectures.dselect_k import dselect_k as dselect_k
 from keras_mtl.architectures.esmm import esmm as esmm
 from keras_mtl.architectures.hard_sharing import hard_sharing as hard_sharing
 from keras_mtl.architectures.mmoe import mmoe as mmoe
+from keras_mtl.architectures.mtan import mtan as mtan
 from keras_mtl.architectures.nddr import nddr as nddr
 from keras_mtl.architectures.ple import ple as ple
 from keras_mtl.architectures.soft_sharing import soft_sharing as soft_sharing
