@@ -43,16 +43,16 @@ def mtan(
 
     Where stage j changes the resolution, from n positions on an axis to m, f is followed by max
     pooling: position t is the largest of those that lie between `t n / m` and `(t + 1) n / m`. So
-    a stage that halves has windows of 2, and one that doubles gets each position twice. Where stage j leaves no positions, such as
-    `Flatten`, f reads the mean over them. Padding masks go along: padding is 0 for f and is not in
-    the statistics of batch normalization.
+    a stage that halves has windows of 2, and one that doubles gets each position twice. Where
+    stage j leaves no positions, such as `Flatten`, f reads the mean over them. Padding masks go
+    along: padding is 0 for f and is not in the statistics of batch normalization.
 
     The layers that give a_j are named `<task>_attention_<j>`, those that give y_j
     `<task>_attended_<j>`, and f_j is `attention_features_<j>`. Parameters: those of the trunk,
-    once; of each f_j `k c_(j-1) c_j + 4 c_j`, where c are channels and k is 3 to the number of axes with
-    positions that p_j has; of each attention `c r + 4 r + r c_j + 4 c_j`, where r is
-    `c_j // reduction` and c is c_0, later `2 c_j`; and those of each tower and head. The fours are
-    batch normalization.
+    once; of each f_j `k c_(j-1) c_j + 4 c_j`, where c are channels and k is 3 to the number of
+    axes with positions that p_j has; of each attention `c r + 4 r + r c_j + 4 c_j`, where r is
+    `c_j // reduction` and c is c_0, later `2 c_j`; and those of each tower and head. The fours
+    are batch normalization.
 
     The trunk and f are shared by all tasks, attentions are private; sharing ends at the output of
     each stage, and f is read by one task at a time.
