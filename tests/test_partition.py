@@ -408,6 +408,17 @@ def test_without_a_cut_features_warn_and_training_is_plain():
 SAME_ON_REPLICAS = [make for make in SHARING if make is not noise_and_batch_norm]
 
 
+def test_features_warn_of_shared_layers_that_are_called_once_a_task():
+    x = keras.Input((4,))
+    stem, again = dense(6, "stem")(x), dense(5, "again")
+    outputs = {task: dense(2, task)(again(dense(6, f"{task}_own")(stem))) for task in "ab"}
+    model = keras_mtl.MultiTaskModel(x, outputs)
+    message = r"nothing to balance in 2 of 4 shared .* 'again/kernel': .*use scope='parameters'"
+    with pytest.warns(UserWarning, match=message):
+        model.compile("sgd", loss="mse", gradient_balancing=Weighted(scope="features"))
+    model.compile("sgd", loss="mse", gradient_balancing=Weighted(scope="parameters"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", [None, *SCOPES])
 @pytest.mark.parametrize("make", SAME_ON_REPLICAS, ids=lambda make: make.__name__)

@@ -66,7 +66,7 @@ class Partition:
         return [v for v in variables if self.tasks_of_variable(v) == (task,)]
 
     def shared_below_cuts(self, variables: Sequence[Any]) -> list[Any]:
-        """Returns the shared variables that private nodes alone read (a layer called once a task)."""
+        """Returns the shared variables of layers that are called once a task, below the cuts."""
         above = self._above_cuts()
         return [v for v in self.shared(variables) if id(v) not in above]
 

@@ -41,18 +41,29 @@ def check_steps_per_execution(steps: int, strategy: Any) -> None:
 
 def warn_if_nothing_shared(balancing: Any, partition: Any, variables: Sequence[Any]) -> None:
     """Warns where a balancing has nothing to work on and the gradients are summed instead."""
-    if balancing is None:
-        return
+    what = None if balancing is None else _why_summed(balancing.scope, partition, variables)
+    if what is not None:
+        warnings.warn(
+            f"`gradient_balancing` '{balancing.name}' has nothing to balance{what}. "
+            "The gradients will be summed.",
+            stacklevel=4,
+        )
+
+
+def _why_summed(scope: str, partition: Any, variables: Sequence[Any]) -> str | None:
     if not partition.shared(variables):
-        what = "no trainable variable is shared by two tasks"
-    elif balancing.scope == "features" and not partition.cuts:
-        what = "there is no tensor where the shared part ends; use scope='parameters'"
-    else:
-        return
-    warnings.warn(
-        f"`gradient_balancing` '{balancing.name}' has nothing to balance: {what}. "
-        "The gradients will be summed.",
-        stacklevel=4,
+        return ": no trainable variable is shared by two tasks"
+    if scope != "features":
+        return None
+    if not partition.cuts:
+        return ": there is no tensor where the shared part ends; use scope='parameters'"
+    below = partition.shared_below_cuts(variables)
+    if not below:
+        return None
+    return (
+        f" in {len(below)} of {len(partition.shared(variables))} shared variables, such as "
+        f"'{below[0].path}': layers called once a task come after the tensors where the shared "
+        "part ends; use scope='parameters'"
     )
 
 
