@@ -4,6 +4,7 @@ from keras_mtl.architectures.branching import branching as branching
 from keras_mtl.architectures.build import build_model as build_model
 from keras_mtl.architectures.build import registry as _registry
 from keras_mtl.architectures.cgc import cgc as cgc
+from keras_mtl.architectures.cross_stitch import cross_stitch as cross_stitch
 from keras_mtl.architectures.dselect_k import dselect_k as dselect_k
 from keras_mtl.architectures.esmm import esmm as esmm
 from keras_mtl.architectures.hard_sharing import hard_sharing as hard_sharing
