@@ -1,5 +1,6 @@
 """Architectures: builder functions, each of `(inputs, trunk, tasks, ...)` to a model."""
 
+from keras_mtl.architectures.aitm import aitm as aitm
 from keras_mtl.architectures.branching import branching as branching
 from keras_mtl.architectures.build import build_model as build_model
 from keras_mtl.architectures.build import registry as _registry
