@@ -72,10 +72,11 @@ class Gate(keras.layers.Layer):
         num_experts: Integer >= 1.
         temperature: Float > 0. Above 1 the weights are more even, below 1 more pointed.
         dropout: Float from 0 to 0.99. Chance with which, in training, an expert is left out and the
-            weights of the others are scaled to sum to 1 (Zhao et al. 2019, section 4.2).
+            weights of the others are scaled to sum to 1 (Zhao et al. 2019, section 4.2). Where
+            this would leave out all, none is.
         load_balancing: Float >= 0. Adds this times the squared coefficient of variation of the
-            experts' mean weights in the batch to the loss (Shazeer et al. 2017, equation 7, with
-            means in place of sums, which is the same).
+            experts' mean weights in the batch, before dropout, to the loss (Shazeer et al. 2017,
+            equation 7, with means in place of sums, which is the same).
         kernel_initializer: Initializer of W.
         seed: Optional integer, of the dropout.
         name: Optional string. Name of the layer.
@@ -96,7 +97,9 @@ class Gate(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # In float32 from the inputs on: in float16 logits would overflow and steps be coarse.
+        super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
         self.num_experts = checks.positive_integer("num_experts", num_experts)
         self.temperature = checks.positive_number("temperature", temperature)
         self.dropout = checks.finite_number("gate_dropout", dropout, minimum=0, maximum=0.99)
@@ -113,19 +116,19 @@ class Gate(keras.layers.Layer):
         )
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        logits = _at_least_float32(ops.matmul(inputs, self.kernel)) / self.temperature
-        # Not `ops.softmax`, which warns of a single expert.
-        weights = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
+        product = ops.matmul(_at_least_float32(inputs), _at_least_float32(self.kernel))
+        logits = product / self.temperature
+        weights = _softmax(logits)
         if self.load_balancing:
-            self.add_loss(self.load_balancing * squared_variation(ops.mean(weights, axis=0)))
-        return self._with_some_left_out(weights) if training and self.dropout else weights
+            self.add_loss(self.load_balancing * squared_variation(weights))
+        return _softmax(self._with_some_left_out(logits)) if training and self.dropout else weights
 
-    def _with_some_left_out(self, weights: Any) -> Any:
-        draws = keras.random.uniform(ops.shape(weights), seed=self.seed_generator)
-        kept = ops.where(draws >= self.dropout, weights, ops.zeros_like(weights))
-        total = ops.sum(kept, axis=-1, keepdims=True)
-        # Where all were left out, none is.
-        return ops.where(total > 0, kept / ops.where(total > 0, total, 1.0), weights)
+    def _with_some_left_out(self, logits: Any) -> Any:
+        draws = keras.random.uniform(ops.shape(logits), seed=self.seed_generator)
+        kept = draws >= self.dropout
+        kept = ops.logical_or(kept, ops.logical_not(ops.any(kept, axis=-1, keepdims=True)))
+        # Not `-inf`, of which gradients may be NaN.
+        return ops.where(kept, logits, ops.cast(-1e30, logits.dtype))
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # Traced: from `compute_output_shape` Keras would take the compute dtype, not float32.
@@ -143,13 +146,25 @@ class Gate(keras.layers.Layer):
         }
 
 
-def squared_variation(means: Any) -> Any:
-    """Returns the variance of a few positive numbers over the square of their mean."""
-    return ops.var(means) / ops.square(ops.mean(means))
+def squared_variation(weights: Any) -> Any:
+    """Returns the squared coefficient of variation of experts' mean weights.
+
+    Args:
+        weights: Tensor `(batch, num_experts)` whose rows sum to 1, so that the mean over experts is
+            1 / num_experts; 0 of a batch without rows, as a replica may get.
+    """
+    rows = ops.maximum(ops.cast(ops.shape(weights)[0], weights.dtype), 1.0)
+    means = ops.sum(weights, axis=0) / rows
+    return ops.var(means) * weights.shape[-1] ** 2
 
 
 def _at_least_float32(x: Any) -> Any:
     return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def _softmax(logits: Any) -> Any:
+    # Not `ops.softmax`, which warns of a single expert.
+    return ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -189,7 +204,7 @@ class Mixture(keras.layers.Layer):
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         del inputs
-        return None if mask is None or self.stacked else mask[1]
+        return None if mask is None else mask[1]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "stacked": self.stacked}
