@@ -1,5 +1,6 @@
 """Experts: copies of a trunk whose outputs gates mix; dense ones run as one batched product."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,13 @@ from keras_mtl.architectures._gates import Mixture
 from keras_mtl.core.rebuild import rebuild
 
 # Layers that treat each number alike, or the last axis, and so run on all experts at once.
-_ELEMENTWISE = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Dropout)
+_BETWEEN = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+    keras.layers.Dropout,
+)
 # Between the seeds of one copy and those of the next, as between columns.
 _SEED_STEP = 1000
 _SUMS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
@@ -53,7 +60,9 @@ class Experts:
                 keras.saving.serialize_keras_object(rebuild(layer, seed_offset=_SEED_STEP * first))
                 for layer in flat
             ]
-            self.outputs = [DenseExperts(num_experts, layers, name=f"{name}s")(inputs)]
+            policy = flat[0].dtype_policy
+            batched = DenseExperts(num_experts, layers, name=f"{name}s", dtype=policy)
+            self.outputs = [batched(inputs)]
             return
         self.outputs = [
             Column(stages, f"{name}_{index}", first + index, copy_weights=copy_weights)(inputs)
@@ -85,13 +94,15 @@ def flat_dense(stages: Sequence[keras.layers.Layer], inputs: Any) -> list[Any] |
         stages: List of layers or models.
         inputs: What the trunk reads.
     """
-    if not isinstance(inputs, keras.KerasTensor) or len(inputs.shape) != 2:
+    if not isinstance(inputs, keras.KerasTensor) or len(inputs.shape) != 2 or inputs.sparse:
         return None
     flat: list[Any] = []
     for stage in stages:
         inner = stage.layers if isinstance(stage, keras.Sequential) else [stage]
         flat += [layer for layer in inner if not isinstance(layer, keras.layers.InputLayer)]
-    fits = all(_is_plain_dense(layer) or type(layer) in _ELEMENTWISE for layer in flat)
+    fits = all(_is_plain_dense(layer) or _fits_between(layer) for layer in flat)
+    # The batched layer has one dtype policy for all.
+    fits = fits and len({layer.dtype_policy.name for layer in flat}) == 1
     return flat if fits and any(map(_is_plain_dense, flat)) else None
 
 
@@ -103,7 +114,24 @@ def _is_plain_dense(layer: Any) -> bool:
     others = [layer.activity_regularizer, layer.kernel_constraint, layer.bias_constraint]
     others += [layer.lora_rank]
     sums = all(penalty is None or type(penalty) in _SUMS for penalty in penalties)
-    return sums and all(other is None for other in others)
+    return sums and all(other is None for other in others) and _is_known(layer.activation)
+
+
+def _fits_between(layer: Any) -> bool:
+    if type(layer) not in _BETWEEN or layer.activity_regularizer is not None:
+        return False
+    if getattr(layer, "noise_shape", None) is not None:
+        return False
+    return _is_known(getattr(layer, "activation", None))
+
+
+def _is_known(activation: Any) -> bool:
+    """Whether an activation is one of Keras' functions: another may mix examples or learn."""
+    if activation is None:
+        return True
+    module = getattr(activation, "__module__", "")
+    of_keras = inspect.isfunction(activation) and module.startswith("keras.src.activations")
+    return of_keras and activation is not keras.activations.glu  # which halves the channels
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -125,6 +153,7 @@ class DenseExperts(keras.layers.Layer):
 
     def __init__(self, num_experts: int, layers: Sequence[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.num_experts = num_experts
         self._configs = list(layers)
         parts = [keras.saving.deserialize_keras_object(config) for config in layers]
@@ -163,13 +192,20 @@ class DenseExperts(keras.layers.Layer):
         kernels, biases = iter(self.kernels), iter(self.biases)
         for layer in self._parts.layers:
             if not isinstance(layer, keras.layers.Dense):
-                x = _call(layer, x, training)
+                x = self._between(layer, x, training)
                 continue
             x = ops.matmul(x, next(kernels))
             if layer.use_bias:
                 x = x + next(biases)
             x = x if layer.activation is None else layer.activation(x)
         return ops.transpose(x, (1, 0, 2))
+
+    def _between(self, layer: Any, x: Any, training: bool) -> Any:
+        if not isinstance(layer, keras.layers.Dropout):
+            return layer(x)
+        if len(x.shape) == 2:  # each expert drops other inputs
+            x = ops.repeat(ops.expand_dims(x, 0), self.num_experts, axis=0)
+        return layer(x, training=training)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         units = [layer.units for layer in self._parts.layers if hasattr(layer, "units")]
@@ -194,7 +230,3 @@ def _initializer(layer: Any, part: str, index: int) -> Any:
     # A layer of its own for each expert: an initializer that is one object draws one value.
     own = rebuild(layer, seed_offset=_SEED_STEP * (index + 1))
     return getattr(own, f"{part}_initializer")
-
-
-def _call(layer: Any, x: Any, training: bool) -> Any:
-    return layer(x, training=training) if isinstance(layer, keras.layers.Dropout) else layer(x)
