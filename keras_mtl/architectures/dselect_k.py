@@ -145,6 +145,7 @@ class SelectingGate(keras.layers.Layer):
         variables = keras.config.dtype_policy().variable_dtype
         kwargs.setdefault("dtype", keras.backend.result_type(variables, "float32"))
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.num_experts = checks.positive_integer("num_experts", num_experts)
         self.k = checks.positive_integer("k", k)
         self.gamma = checks.positive_number("gamma", gamma)
@@ -195,10 +196,10 @@ class SelectingGate(keras.layers.Layer):
     def _add_penalties(self, selectors: Any) -> None:
         if self.entropy_regularization:
             entropy = -ops.sum(selectors * ops.log(ops.maximum(selectors, 1e-6)), axis=(1, 2))
-            self.add_loss(self.entropy_regularization * ops.mean(entropy))
+            self.add_loss(self.entropy_regularization * _batch_mean(entropy))
         if self.num_experts < 2**self.num_bits:
             total = ops.sum(selectors, axis=-1)
-            self.add_loss(ops.mean(ops.sum(_barrier(total) - 1.0, axis=-1)))
+            self.add_loss(_batch_mean(ops.sum(_barrier(total) - 1.0, axis=-1)))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -227,6 +228,11 @@ def _barrier(total: Any, least: float = 0.01) -> Any:
     # 1 / total, and below `least` its tangent there.
     inverse = 1.0 / ops.maximum(total, least)
     return ops.where(total < least, (2.0 - total / least) / least, inverse)
+
+
+def _batch_mean(values: Any) -> Any:
+    # A replica may get no rows of the last batch.
+    return ops.sum(values) / ops.maximum(ops.cast(ops.shape(values)[0], values.dtype), 1.0)
 
 
 def _check_counts(num_experts: int, k: int) -> None:

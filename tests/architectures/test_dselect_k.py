@@ -105,6 +105,19 @@ def test_weights_and_gradients_are_finite_at_every_scale(scale):
 
 
 @pytest.mark.parametrize("per_example", [True, False])
+def test_a_batch_without_rows_adds_a_finite_loss(per_example):
+    layer = SelectingGate(num_experts=3, per_example=per_example)
+    assert layer(np.zeros((0, 4), "float32")).shape == (0, 3)
+    assert all(np.isfinite(loss) for loss in layer.losses)
+
+
+def test_a_mask_of_what_gates_read_is_passed_on():
+    rows = keras.layers.Embedding(3, 2, mask_zero=True)(np.array([1, 0]))
+    found = SelectingGate(num_experts=2, k=1)(rows)
+    np.testing.assert_array_equal(found._keras_mask, [True, False])
+
+
+@pytest.mark.parametrize("per_example", [True, False])
 def test_regularisers_alone_train_the_gates(per_example):
     tasks = {name: Task(BinaryClassification(), loss_weight=0.0) for name in ("a", "b")}
     options = {"num_experts": 3, "entropy_regularization": 1.0, "per_example": per_example}
