@@ -124,6 +124,13 @@ def test_one_group_a_stage_is_hard_sharing():
         np.testing.assert_array_equal(model(x)[task], expected)
 
 
+def test_rebuilt_stages_start_from_other_values_although_seeded():
+    seeded = keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+    model = build([[["a"], ["b", "c"]]], [seeded])
+    first, second = (model.get_layer(f"{task}_{seeded.name}").kernel for task in ("a", "b"))
+    assert not np.any(np.isclose(first, second))
+
+
 def test_rebuilt_stages_may_start_from_the_weights_of_the_trunk():
     trunk = [scaling(2, "low"), keras.layers.Dense(3, name="high")]
     trunk[1].build((None, 1))
