@@ -29,7 +29,8 @@ class Experts:
 
     A trunk of dense layers, activations and dropout on one input `(batch, channels)` becomes one
     layer `<name>s`, in which each dense layer is one batched product over all experts. Any other
-    trunk becomes layers `<name>_0`, `<name>_1`, and so on.
+    trunk becomes layers `<name>_0`, `<name>_1`, and so on; so does one with frozen layers,
+    constraints, penalties on outputs, or activations that are not Keras' own.
 
     Args:
         stages: List of layers or models, one after the other an expert.

@@ -72,8 +72,8 @@ class Gate(keras.layers.Layer):
         num_experts: Integer >= 1.
         temperature: Float > 0. Above 1 the weights are more even, below 1 more pointed.
         dropout: Float from 0 to 0.99. Chance with which, in training, an expert is left out and the
-            weights of the others are scaled to sum to 1 (Zhao et al. 2019, section 4.2). Where
-            this would leave out all, none is.
+            weights of the others are scaled to sum to 1 (Zhao et al. 2019). Where this would leave
+            out all, none is.
         load_balancing: Float >= 0. Adds this times the squared coefficient of variation of the
             experts' mean weights in the batch, before dropout, to the loss (Shazeer et al. 2017,
             equation 7, with means in place of sums, which is the same).

@@ -29,9 +29,10 @@ def mmoe(
     `g_k(x) = softmax(W_k x / temperature)` reads what the experts read, averaged over the axes
     between batch and channels; on raw images that is little, so give a stem's output as `inputs`.
     A trunk of dense layers, activations and dropout on one input `(batch, channels)` runs as one
-    batched product a layer, named `experts`; of any other trunk the experts are `expert_0` and so
-    on. Gates are named `<task>_gate`, their weights are float32. Parameters: `num_experts` times
-    those of the trunk, `channels * num_experts` a gate, and those of each tower and head.
+    batched product a layer, named `experts`; of any other trunk, and where layers are frozen or
+    have constraints or activations of the user's own, the experts are `expert_0` and so on. Gates
+    are named `<task>_gate`, their weights are float32. Parameters: `num_experts` times those of
+    the trunk, `channels * num_experts` a gate, and those of each tower and head.
 
     Experts are shared by all tasks, gates are private; sharing ends at the experts' outputs.
 
@@ -42,8 +43,8 @@ def mmoe(
         num_experts: Integer >= 1.
         temperature: Float > 0. Above 1 the gates' weights are more even, below 1 more pointed.
         gate_dropout: Float from 0 to 0.99. Chance with which, in training, a gate leaves out an
-            expert and scales the weights of the others to sum to 1 (Zhao et al. 2019,
-            https://doi.org/10.1145/3298689.3346997, section 4.2).
+            expert, though never all, and scales the weights of the others to sum to 1 (Zhao et al.
+            2019, https://doi.org/10.1145/3298689.3346997, "Gating network stability").
         load_balancing: Float >= 0. Adds this times the squared coefficient of variation of the
             experts' mean weights to the loss, for each gate (Shazeer et al. 2017, equation 7,
             https://arxiv.org/abs/1701.06538); means over the batch of each replica.
@@ -69,7 +70,7 @@ def mmoe(
 
     Reference:
         J. Ma et al. 2018, Modeling task relationships in multi-task learning with multi-gate
-        mixture-of-experts, equations 5 to 7, https://doi.org/10.1145/3219819.3220007.
+        mixture-of-experts, the section of that name, https://doi.org/10.1145/3219819.3220007.
     """
     # Layers.
     tasks = _graph.checked_tasks(tasks)
