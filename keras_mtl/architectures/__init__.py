@@ -14,6 +14,7 @@ from keras_mtl.architectures.mtan import mtan as mtan
 from keras_mtl.architectures.nddr import nddr as nddr
 from keras_mtl.architectures.ple import ple as ple
 from keras_mtl.architectures.soft_sharing import soft_sharing as soft_sharing
+from keras_mtl.architectures.task_conditioned import task_conditioned as task_conditioned
 
 names = _registry.names
 get = _registry.get
