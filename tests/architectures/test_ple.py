@@ -3,6 +3,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_mtl import Task
 from keras_mtl.architectures import cgc, ple
 from keras_mtl.core.partition import Partition
 from keras_mtl.heads import Regression
@@ -70,6 +71,25 @@ def test_parameters_are_as_documented_of_convolutions():
     trunk = (2 * 9 + 1) * 4 + 4 * 4 + (4 * 9 + 1) * 6 + 4 * 6
     gates = 2 * (2 + 4) * 2 + 2 * 3
     assert model.count_params() == 3 * trunk + gates + (6 + 1) * 5 + (5 + 1) + (6 + 1)
+
+
+def two_features(units, names, name):
+    """A stage that returns a dict of two features, and reads the tensors of these names."""
+    inputs = {key: keras.Input((3,), name=f"{name}_{key}") for key in names}
+    read = sum(inputs.values())
+    outputs = {key: keras.layers.Dense(units)(read) for key in ("small", "large")}
+    return keras.Model(inputs, outputs, name=name)
+
+
+def test_levels_may_pass_on_features_by_name():
+    trunk = [two_features(3, ["x"], "stage1"), two_features(2, ["small", "large"], "stage2")]
+    tasks = {key: Task(Regression(), features=key) for key in ("small", "large")}
+    model = ple({"x": keras.Input((3,), name="x")}, trunk, tasks)
+    # Gates of level 1 read both features, of 3 channels each.
+    experts = 4 * (2 * (3 + 1) * 3 + 2 * (3 + 1) * 2)
+    gates = 2 * 3 * 3 + 3 * 4 + 2 * 6 * 3
+    assert model.count_params() == experts + gates + 2 * (2 + 1)
+    assert {output.shape for output in model.output.values()} == {(None, 1)}
 
 
 def test_own_experts_are_shared_below_the_last_level_through_the_shared_gate():
