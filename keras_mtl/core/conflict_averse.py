@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from keras_mtl.core import solvers
 
+_MOST_PIVOTS = 8
+
 
 class _Problem(NamedTuple):
     """Minimise (b'x + c sqrt(x'Cx)) / s'x over x >= 0, in units of |g_0|.
@@ -43,9 +45,10 @@ def conflict_averse_weights(gramian: Any, active: Any, radius: float) -> Any:
     """Finds the direction within c |g_0| of the mean g_0 whose least gain g_i . d is greatest.
 
     It is g_0 + c |g_0| g_w / |g_w|, where w on the simplex minimises g_w . g_0 + c |g_0| |g_w|.
-    That is convex, its minimum on the affine hull of some gradients is known in closed form, and
-    one gradient enters or leaves the support at a time, as in Lawson-Hanson: at most 4K + 20
-    steps, in float64 inside. Where the least gain is 0 because a convex combination of the
+    That is convex, and its minimum on the affine hull of some gradients is known in closed form.
+    Block pivoting guesses the support, as in `solvers.nonnegative_qp`; where 8 rounds do not find
+    it, one gradient enters or leaves at a time, as in Lawson-Hanson: at most 4K + 20 steps, in
+    float64 inside. Where the least gain is 0 because a convex combination of the
     gradients is 0, many directions are best and the nearest to g_0 is returned.
 
     Args:
@@ -96,17 +99,46 @@ def _shortness(lengths: Any, present: Any) -> Any:
 
 def _solve(problem: _Problem, present: Any) -> Any:
     """Returns the x with which g_0 + x is the direction, 0 for tasks left out."""
-    start = _start(problem, present)
-    (end,) = tf.while_loop(
-        lambda search: search.running,
-        lambda search: (_step(problem, search, present),),
-        (_Search(start, start > 0, tf.zeros_like(present), tf.reduce_any(present)),),
-        maximum_iterations=4 * start.shape[0] + 20,
-    )
+    opposing = problem.nearest > 0
+    guess = tf.where(tf.reduce_any(opposing), opposing, present)
+    guess = _loop(_pivot, problem, _at(tf.zeros_like(problem.mean), guess), present, _MOST_PIVOTS)
+    found = tf.reduce_any(guess.point > 0)
+    start = _at(_start(problem, present), present)
+    start = _Search(*(tf.where(found, *pair) for pair in zip(guess, start, strict=True)))
+    end = _loop(_step, problem, start, present, 4 * present.shape[0] + 20)
     square = _square(problem, end.point)
     resolved = square > 0.1 * problem.jitter * tf.reduce_sum(end.point**2)
     scale = problem.radius * tf.math.rsqrt(tf.where(resolved, square, 1))
     return tf.where(resolved, scale * end.point, problem.nearest)
+
+
+def _at(point: Any, support: Any) -> _Search:
+    """Returns a search that begins at a point."""
+    support = tf.where(tf.reduce_any(point > 0), point > 0, support)
+    return _Search(point, support, tf.zeros_like(support), tf.reduce_any(support))
+
+
+def _loop(step: Any, problem: _Problem, start: _Search, present: Any, most: int) -> _Search:
+    """Takes steps until the search does not run any more, or `most` have been taken."""
+    (end,) = tf.while_loop(
+        lambda search: search.running,
+        lambda search: (step(problem, search, present),),
+        (start,),
+        maximum_iterations=most,
+    )
+    return end
+
+
+def _pivot(problem: _Problem, search: _Search, present: Any) -> _Search:
+    """Lets all entries change sides that are on the wrong side; a point is there at the end."""
+    face = _face(problem, search.support)
+    outside = present & ~search.support & (_excess(problem, face, face.point) < 0)
+    wrong = outside | (search.support & (face.point <= 0))
+    right = face.exists & ~face.touches & ~tf.reduce_any(wrong)
+    running = face.exists & ~face.touches & ~right
+    support = tf.math.logical_xor(search.support, wrong & running)
+    running &= tf.reduce_any(support)
+    return _Search(tf.where(right, face.point, 0), support, search.banned, running)
 
 
 def _square(problem: _Problem, point: Any) -> Any:
@@ -118,7 +150,7 @@ def _start(problem: _Problem, present: Any) -> Any:
     """Starts where nobody would be opposed, or at the best single gradient."""
     alone = tf.math.divide_no_nan(problem.mean + problem.radius, problem.shortness)
     best = tf.argmin(tf.where(present, alone, float("inf")))
-    single = tf.one_hot(best, present.shape[0], dtype=tf.float64)
+    single = tf.where(present, tf.one_hot(best, present.shape[0], dtype=tf.float64), 0)
     return tf.where(_square(problem, problem.nearest) > 0, problem.nearest, single)
 
 
@@ -185,13 +217,18 @@ def _grow(problem: _Problem, search: _Search, face: _Face, present: Any) -> _Sea
     # An entry refused for rounding is tried again only after the point has moved.
     moved = tf.reduce_any(arrived != search.point)
     banned = search.banned & ~moved
-    asked = face.level * problem.shortness
-    excess = problem.mean + tf.linalg.matvec(problem.cosines, arrived) - asked
-    # An excess below the rounding of its own terms is none.
-    excess += 0.01 * problem.jitter * (1 + tf.abs(asked))
+    excess = _excess(problem, face, arrived)
     excess = tf.where(present & ~search.support & ~banned, excess, 0)
     running = (tf.reduce_min(excess) < 0) & face.exists & ~face.touches
     entering = tf.one_hot(tf.argmin(excess), excess.shape[0], True, False) & running
     # Where 0 is reached, no x has the length c: what is left is to oppose nobody.
     point = tf.where(face.touches, tf.zeros_like(arrived), arrived)
     return _Search(point, search.support | entering, banned, running)
+
+
+def _excess(problem: _Problem, face: _Face, point: Any) -> Any:
+    """Returns how much more each task gains than the support; below 0 it should enter."""
+    asked = face.level * problem.shortness
+    excess = problem.mean + tf.linalg.matvec(problem.cosines, point) - asked
+    # An excess below the rounding of its own terms is none.
+    return excess + 0.01 * problem.jitter * (1 + tf.abs(asked))
