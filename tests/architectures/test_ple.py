@@ -75,7 +75,7 @@ def test_parameters_are_as_documented_of_convolutions():
 
 def two_features(units, names, name):
     """A stage that returns a dict of two features, and reads the tensors of these names."""
-    inputs = {key: keras.Input((3,), name=f"{name}_{key}") for key in names}
+    inputs = {key: keras.Input((3,), name=key) for key in names}
     read = sum(inputs.values())
     outputs = {key: keras.layers.Dense(units)(read) for key in ("small", "large")}
     return keras.Model(inputs, outputs, name=name)
