@@ -219,14 +219,13 @@ class CalibratedStep(StepHead):
 
 def _mean_excess(own: Any, before: Any, mask: Any) -> Any:
     """Returns the mean of max(y_t - y_(t-1), 0) over what a mask `(batch, steps)` keeps."""
-    if mask is None:
-        return ops.mean(_excess(own, before))
-    present = ops.cast(mask, "bool")
+    present = ops.ones_like(own, dtype="bool") if mask is None else ops.cast(mask, "bool")
     while len(present.shape) < len(own.shape):
         present = ops.expand_dims(present, -1)
     # Masked before the sigmoid, and 0 after it: padding may hold NaN.
     excess = _excess(ops.where(present, own, 0.0), ops.where(present, before, 0.0))
     kept = ops.cast(ops.broadcast_to(present, ops.shape(own)), own.dtype)
+    # Not `ops.mean`: a replica may get no rows of the last batch.
     return ops.sum(excess) / ops.maximum(ops.sum(kept), 1.0)
 
 

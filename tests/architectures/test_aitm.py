@@ -124,6 +124,12 @@ def test_the_calibrator_leaves_padding_out():
     np.testing.assert_allclose(head.losses, [0.25 / 2], rtol=1e-6)
 
 
+def test_the_calibrator_is_finite_on_a_batch_without_rows():
+    head = CalibratedStep(BinaryClassification(), 1.0)
+    head([np.zeros((0, 1), "float32"), np.zeros((0, 1), "float32")])
+    np.testing.assert_array_equal(head.losses, [0.0])
+
+
 def test_without_calibration_any_heads_follow_each_other():
     tasks = {"clicked": BinaryClassification(), "kind": Classification(3)}
     tasks["price"] = Task(Regression(), where="clicked")
