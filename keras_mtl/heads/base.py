@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_mtl.core import checks
+from keras_mtl.heads._upsampling import upsample, upsample_mask
 
 POOLINGS = (None, "avg", "max")
 
@@ -75,6 +76,8 @@ class DenseHead(Head):
         activation: `None`, the name of a Keras activation, or a function.
         pooling: `"avg"` or `"max"` over the axes between batch and channels, or `None` to keep
             them: one prediction a step.
+        upsampling: Integer >= 1. How many times as many predictions as features there are along
+            each axis between batch and channels, where these are kept; 1 by default.
         kernel_initializer: Initializer of the kernel, as in `keras.layers.Dense`.
         kernel_regularizer: Optional regularizer of the kernel.
         ignore_class: Optional integer. As in `Head`.
@@ -87,14 +90,21 @@ class DenseHead(Head):
         activation: Any,
         pooling: str | None = "avg",
         *,
+        upsampling: int = 1,
         kernel_initializer: Any = "glorot_uniform",
         kernel_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         checks.one_of("pooling", pooling, POOLINGS)
+        if checks.positive_integer("upsampling", upsampling) > 1 and pooling is not None:
+            raise ValueError(
+                f"`upsampling` needs axes that are kept, received upsampling={upsampling} and "
+                f"pooling='{pooling}'. Use `pooling=None`."
+            )
         self.activation = activation
         self.pooling = pooling
+        self.upsampling = upsampling
         self.dense = keras.layers.Dense(
             units,
             kernel_initializer=kernel_initializer,
@@ -111,16 +121,24 @@ class DenseHead(Head):
     def call(self, features: Any, mask: Any = None) -> Any:
         logits = self.dense(pool(features, self.pooling, mask))
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
-        return keras.activations.get(self.activation)(ops.cast(logits, dtype))
+        # After the projection, with which interpolation commutes: it has fewer channels.
+        return self.activate(upsample(ops.cast(logits, dtype), self.upsampling, mask))
+
+    def activate(self, logits: Any) -> Any:
+        """Returns the predictions that the logits, of float32 or finer, stand for."""
+        return keras.activations.get(self.activation)(logits)
 
     def compute_mask(self, features: Any, mask: Any = None) -> Any:
-        return mask if self.pooling is None or len(features.shape) < 3 else None
+        if mask is None or (self.pooling is not None and len(features.shape) > 2):
+            return None
+        return upsample_mask(mask, self.upsampling)
 
     def compute_output_shape(
         self, features_shape: tuple[int | None, ...]
     ) -> tuple[int | None, ...]:
         middle = () if self.pooling else features_shape[1:-1]
-        return (features_shape[0], *middle, self.dense.units)
+        finer = [size if size is None else size * self.upsampling for size in middle]
+        return (features_shape[0], *finer, self.dense.units)
 
     def get_config(self) -> dict[str, Any]:
         dense = self.dense.get_config()
@@ -131,6 +149,7 @@ class DenseHead(Head):
             if named
             else keras.activations.serialize(self.activation),
             "pooling": self.pooling,
+            "upsampling": self.upsampling,
             "kernel_initializer": dense["kernel_initializer"],
             "kernel_regularizer": dense["kernel_regularizer"],
         }

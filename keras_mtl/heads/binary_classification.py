@@ -21,6 +21,8 @@ class BinaryClassification(DenseHead):
         activation: `"sigmoid"` for probabilities (default), or `None` for logits.
         pooling: `"avg"` (default) or `"max"` over the axes between batch and channels, leaving
             padding out; `None` keeps them.
+        upsampling: Integer >= 1. Without pooling, how many times finer than the features the
+            predictions are, interpolated linearly; 1 by default.
         ignore_class: Optional integer. The label that means "no label"; -1 by default, `None`
             where every label counts.
         kernel_initializer: Initializer of the kernel, as in `keras.layers.Dense`.

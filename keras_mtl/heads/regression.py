@@ -21,6 +21,8 @@ class Regression(DenseHead):
             of the target, such as `"softplus"` for targets > 0.
         pooling: `"avg"` (default) or `"max"` over the axes between batch and channels, leaving
             padding out; `None` keeps them.
+        upsampling: Integer >= 1. Without pooling, how many times finer than the features the
+            predictions are, interpolated linearly; 1 by default.
         kernel_initializer: Initializer of the kernel, as in `keras.layers.Dense`.
         kernel_regularizer: Optional regularizer of the kernel.
         name: Optional string. Name of the layer; builders rename it to the task's name.
