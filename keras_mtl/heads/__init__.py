@@ -4,3 +4,4 @@ from keras_mtl.heads.base import Head as Head
 from keras_mtl.heads.binary_classification import BinaryClassification as BinaryClassification
 from keras_mtl.heads.classification import Classification as Classification
 from keras_mtl.heads.regression import Regression as Regression
+from keras_mtl.heads.tagging import Tagging as Tagging
