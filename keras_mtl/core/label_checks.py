@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_mtl.core.labels import align, split_missing
 from keras_mtl.core.plan import TaskPlan
 
-_ASSERTION = re.compile(r"(`(?:y\['|sample_weight).*?) :: *\] *\[(.*?)\]", re.DOTALL)
+_ASSERTION = re.compile(r"(`(?:y\['|sample_weight).*?) :: *\] *\[(.*?)\] *\[(.*?)\]", re.DOTALL)
 
 
 class Rule(NamedTuple):
@@ -19,6 +19,11 @@ class Rule(NamedTuple):
     holds: Any
     message: str
     received: Any
+    row: Any
+
+
+def _rule(message: str, values: Any, bad: Any) -> Rule:
+    return Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(values, bad), _row(bad))
 
 
 def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
@@ -66,14 +71,16 @@ def check_weights(argument: str, weights: Any) -> None:
         message = (
             f"`{argument}` must hold finite numbers >= 0. Give 0.0 to rows that are not to count."
         )
-        _enforce(Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(values, bad)))
+        _enforce(_rule(message, values, bad))
 
 
 def _enforce(rule: Rule) -> None:
     if not tf.executing_eagerly():
-        tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received])
+        tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received, rule.row])
     elif not bool(rule.holds):
-        raise ValueError(f"{rule.message} Received {rule.received.numpy()}.")
+        raise ValueError(
+            f"{rule.message} Received {rule.received.numpy()}. First in row {rule.row.numpy()}."
+        )
 
 
 def _is_shape(shape: Any) -> bool:
@@ -84,7 +91,10 @@ def readable(error: Exception) -> str | None:
     """Returns the message of an assertion of this file that failed inside an input pipeline."""
     # TensorFlow escapes the quotes.
     found = _ASSERTION.search(str(error).replace("\\'", "'"))
-    return f"{found.group(1)} Received {found.group(2)}." if found else None
+    if not found:
+        return None
+    message, received, row = found.groups()
+    return f"{message} Received {received}. First in row {row} of its batch."
 
 
 def _tensor(plan: TaskPlan, labels: Any) -> Any:
@@ -159,21 +169,18 @@ def _class_rules(plan: TaskPlan, values: Any, num_classes: int | None) -> list[R
     wide = tf.cast(values, tf.float64)
     rules = []
     if values.dtype.is_floating:
-        rules.append(
-            Rule(
-                tf.reduce_all(tf.equal(tf.round(wide), wide)),
-                f"`y['{plan.name}']` must hold class ids, received a fraction. "
-                "Give integers, or use a regression loss.",
-                _first(values, tf.not_equal(tf.round(wide), wide)),
-            )
+        message = (
+            f"`y['{plan.name}']` must hold class ids, received a fraction. "
+            "Give integers, or use a regression loss."
         )
+        rules.append(_rule(message, values, tf.not_equal(tf.round(wide), wide)))
     highest = "any" if num_classes is None else num_classes - 1
     bad = wide < 0 if num_classes is None else (wide < 0) | (wide >= num_classes)
     message = (
         f"`y['{plan.name}']` must hold class ids from 0 to {highest}{_marker(plan, values)}. "
         "Renumber the classes, or change the head's `num_classes`."
     )
-    return [*rules, Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(values, bad))]
+    return [*rules, _rule(message, values, bad)]
 
 
 def _probability_rules(plan: TaskPlan, values: Any) -> list[Rule]:
@@ -183,7 +190,7 @@ def _probability_rules(plan: TaskPlan, values: Any) -> list[Rule]:
         f"`y['{plan.name}']` must hold labels from 0 to 1{_marker(plan, values)}. "
         "Map the classes to 0 and 1."
     )
-    return [Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(values, bad))]
+    return [_rule(message, values, bad)]
 
 
 def _marker(plan: TaskPlan, values: Any) -> str:
@@ -203,6 +210,12 @@ def _first(values: Any, bad: Any) -> Any:
         lambda: picked[tf.argmax(tf.cast(bad, tf.int32))],
         lambda: tf.zeros((), values.dtype),
     )
+
+
+def _row(bad: Any) -> Any:
+    """Returns the row of the first bad value, or 0."""
+    # With one axis more, which TensorFlow wants of scalars; their sum over no index is 0.
+    return tf.reduce_sum(tf.where(bad[tf.newaxis])[:1, 1:2])
 
 
 def check_scalar_loss(plan: TaskPlan, labels: Any, predictions: Any) -> None:

@@ -75,7 +75,7 @@ def test_the_mask_is_as_fine_as_the_predictions():
 
 
 def test_pooled_heads_have_nothing_to_refine():
-    with pytest.raises(ValueError, match="`upsampling` needs axes that are kept.* `pooling=None`"):
+    with pytest.raises(ValueError, match=r"`upsampling` needs axes that are kept.* `pooling=None`"):
         Regression(upsampling=2)
 
 
