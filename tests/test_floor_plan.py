@@ -25,7 +25,7 @@ FLOORS = {
     "plots": 5,
 }
 OPTIONAL = {"matplotlib", "keras_tuner", "tensorflow_datasets", "sklearn", "pandas", "scipy"}
-TENSORFLOW_MODULES = {"core", "hypergradients", "model"}
+TENSORFLOW_MODULES = {"core", "hypergradients", "model", "data"}
 
 
 def sources():
