@@ -12,6 +12,7 @@ if _keras.backend.backend() != "tensorflow":
 from keras_mtl import architectures as architectures
 from keras_mtl import balancing as balancing
 from keras_mtl import callbacks as callbacks
+from keras_mtl import data as data
 from keras_mtl import heads as heads
 from keras_mtl import plots as plots
 from keras_mtl import weighting as weighting

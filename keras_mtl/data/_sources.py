@@ -1,0 +1,229 @@
+"""The data sets of a mixture, made alike: one structure of inputs, labels of every task."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mtl.core import checks
+
+
+class Source(NamedTuple):
+    """A data set of rows.
+
+    Args:
+        name: String.
+        dataset: Data set whose elements are `(x, y)`.
+        inputs: Structure of specs.
+        labels: Dict from task to a structure of specs.
+    """
+
+    name: str
+    dataset: tf.data.Dataset
+    inputs: Any
+    labels: dict[str, Any]
+
+
+class Sources:
+    """Checks data sets against each other, and gives rows of each the labels of all tasks.
+
+    Args:
+        datasets: Dict from name to data set, as in `keras_mtl.data.mix`.
+        missing: Dict from task to the marker of its missing labels.
+    """
+
+    def __init__(self, datasets: Mapping[str, Any], missing: Mapping[str, Any]) -> None:
+        self._sources = [_source(name, dataset) for name, dataset in _named(datasets).items()]
+        for source in self._sources[1:]:
+            _check_inputs(self._sources[0], source)
+        self._labels = _merged_labels(self._sources)
+        checks.task_keys("missing", missing, list(self._labels), partial=True)
+        self._markers = {
+            task: _markers(task, spec, missing.get(task)) for task, spec in self._labels.items()
+        }
+        self._missing = {task: self._missing_label(task) for task in self._partly_missing()}
+
+    def filled(self) -> list[tf.data.Dataset]:
+        """Returns the data sets, whose elements are `(x, {task: label})` with all tasks."""
+        return [self._filled(source) for source in self._sources]
+
+    def batch(self, dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """Batches rows; where they differ in length, pads them to the longest of the batch."""
+        specs = tf.nest.flatten([source.dataset.element_spec for source in self._sources])
+        if not any(_varies(spec) for spec in specs):
+            return dataset.batch(batch_size, drop_remainder=True)
+        zeros = tf.nest.map_structure(
+            lambda spec: tf.zeros([], spec.dtype), dataset.element_spec[0]
+        )
+        return dataset.padded_batch(
+            batch_size, padding_values=(zeros, self._padding()), drop_remainder=True
+        )
+
+    def _filled(self, source: Source) -> tf.data.Dataset:
+        missing = {task: self._missing[task] for task in self._labels if task not in source.labels}
+
+        def fill(x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
+            return x, {**(y if isinstance(y, Mapping) else {source.name: y}), **missing}
+
+        return source.dataset.map(tf.autograph.experimental.do_not_convert(fill))
+
+    def _partly_missing(self) -> list[str]:
+        return [
+            task
+            for task in self._labels
+            if any(task not in source.labels for source in self._sources)
+        ]
+
+    def _missing_label(self, task: str) -> Any:
+        def fill(spec: Any, marker: Any) -> Any:
+            _check_fillable(task, spec, marker)
+            return tf.fill(spec.shape, tf.constant(marker, spec.dtype))
+
+        return tf.nest.map_structure(fill, self._labels[task], self._markers[task])
+
+    def _padding(self) -> Any:
+        def padding(task: str, spec: Any, marker: Any) -> Any:
+            if marker is None and _varies(spec):
+                raise ValueError(_no_marker(task, spec))
+            return tf.constant(marker, spec.dtype) if marker is not None else None
+
+        return {
+            task: tf.nest.map_structure(
+                lambda spec, marker, task=task: padding(task, spec, marker),
+                self._labels[task],
+                self._markers[task],
+            )
+            for task in self._labels
+        }
+
+
+def _named(datasets: Any) -> Mapping[str, Any]:
+    if isinstance(datasets, Mapping) and datasets:
+        return datasets
+    kind = ValueError if isinstance(datasets, Mapping) else TypeError
+    raise kind(
+        "`datasets` must be a dict from name to `tf.data.Dataset`, with one entry at least, "
+        f"received {checks.describe(datasets)}. Write `{{'name': dataset, ...}}`."
+    )
+
+
+def _source(name: str, dataset: Any) -> Source:
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            f"`datasets['{name}']` must be a `tf.data.Dataset` of rows, received "
+            f"{checks.describe(dataset)}. Arrays: `tf.data.Dataset.from_tensor_slices((x, y))`."
+        )
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        raise ValueError(
+            f"`datasets['{name}']` must have elements `(x, label)` or `(x, {{task: label}})`, "
+            f"received {_text(spec)}. Map it: `dataset.map(lambda row: (x, y))`."
+        )
+    labels = dict(spec[1]) if isinstance(spec[1], Mapping) else {name: spec[1]}
+    checks.task_names(labels)
+    return Source(name, dataset, spec[0], labels)
+
+
+def _check_inputs(first: Source, other: Source) -> None:
+    if not _alike(first.inputs, other.inputs):
+        raise ValueError(
+            f"`datasets['{other.name}']` must have the same inputs as `datasets['{first.name}']`, "
+            f"so that rows of both go into one batch. Expected {_text(first.inputs)}, received "
+            f"{_text(other.inputs)}. Map the data sets to one structure, dtype and shape."
+        )
+
+
+def _merged_labels(sources: list[Source]) -> dict[str, Any]:
+    """Returns each task's label specs, as narrow as the data sets together tell."""
+    merged, first = {}, {}
+    for source in sources:
+        for task, spec in source.labels.items():
+            if task not in merged:
+                merged[task], first[task] = spec, source.name
+            elif _alike(merged[task], spec):
+                merged[task] = tf.nest.map_structure(_narrowed, merged[task], spec)
+            else:
+                raise ValueError(
+                    f"The labels of task '{task}' must be alike in all data sets. Expected "
+                    f"{_text(merged[task])}, as in `datasets['{first[task]}']`, received "
+                    f"{_text(spec)} in `datasets['{source.name}']`. Map them to one dtype and "
+                    "shape, or give the tasks different names."
+                )
+    return merged
+
+
+def _alike(first: Any, other: Any) -> bool:
+    try:
+        tf.nest.assert_same_structure(first, other)
+    except (TypeError, ValueError):
+        return False
+    pairs = zip(tf.nest.flatten(first), tf.nest.flatten(other), strict=True)
+    return all(type(a) is type(b) and a.is_compatible_with(b) for a, b in pairs)
+
+
+def _narrowed(first: Any, other: Any) -> Any:
+    if not isinstance(first, tf.TensorSpec):
+        return first
+    return tf.TensorSpec(first.shape.merge_with(other.shape), first.dtype)
+
+
+def _varies(spec: Any) -> bool:
+    return isinstance(spec, tf.TensorSpec) and not spec.shape.is_fully_defined()
+
+
+def _markers(task: str, labels: Any, given: Any) -> Any:
+    """Returns what stands for a missing label in each part of a task's labels, or `None`."""
+    if given is not None:
+        _check_marker(task, labels, given)
+
+    def marker(spec: Any) -> Any:
+        if spec.dtype.is_floating:
+            return np.nan
+        if not spec.dtype.is_integer or (given is None and spec.dtype.is_unsigned):
+            return None
+        return -1 if given is None else given
+
+    return tf.nest.map_structure(marker, labels)
+
+
+def _check_marker(task: str, labels: Any, given: Any) -> None:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(
+            f"`missing['{task}']` must be an integer, received {checks.describe(given)}."
+        )
+    dtypes = [spec.dtype for spec in tf.nest.flatten(labels)]
+    integers = [dtype for dtype in dtypes if dtype.is_integer]
+    if not integers or not all(dtype.min <= given <= dtype.max for dtype in integers):
+        raise ValueError(
+            f"`missing['{task}']` must be a class id that labels of dtype "
+            f"{[dtype.name for dtype in dtypes]} can hold, received {given}. Float labels are "
+            "missing where they are NaN."
+        )
+
+
+def _check_fillable(task: str, spec: Any, marker: Any) -> None:
+    if marker is None:
+        raise ValueError(_no_marker(task, spec))
+    if not isinstance(spec, tf.TensorSpec) or _varies(spec):
+        raise ValueError(
+            f"The labels of task '{task}', which some data sets do not have, must have a fixed "
+            f"shape, received {_text(spec)}. If the data sets are batched, unbatch them; else pad "
+            "the labels to a fixed shape."
+        )
+
+
+def _no_marker(task: str, spec: Any) -> str:
+    return (
+        f"The labels of task '{task}' must have a dtype that can mark missing ones, since some "
+        f"rows have none, received {spec.dtype.name}. Cast them to a float dtype (NaN) or to "
+        f"'int32' (-1), or give `missing={{'{task}': ...}}`."
+    )
+
+
+def _text(spec: Any) -> str:
+    def leaf(part: Any) -> str:
+        return f"{part.dtype.name}{part.shape}" if hasattr(part, "dtype") else str(part)
+
+    return str(keras.tree.map_structure(leaf, spec)).replace("'", "")
