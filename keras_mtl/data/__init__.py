@@ -1,3 +1,4 @@
 """Data: what feeds a model from one data set or from several."""
 
 from keras_mtl.data.mix import mix as mix
+from keras_mtl.data.split_by_group import split_by_group as split_by_group
