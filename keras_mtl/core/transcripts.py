@@ -1,0 +1,142 @@
+"""Transcripts without times: what steps say in all, and how far that is from what was said.
+
+The blank has id 0, which also pads transcripts to one length.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+# A logit so low that the probability is 0, and far from overflow.
+IMPOSSIBLE = -1e9
+
+
+def only_blank(logits: Any, mask: Any) -> Any:
+    """Makes the blank certain at padding, which then adds nothing to any transcript.
+
+    Args:
+        logits: Tensor `(batch, steps, num_tokens + 1)`.
+        mask: Optional boolean tensor `(batch, steps)`, True where there is data.
+    """
+    if mask is None:
+        return logits
+    blank = ops.one_hot(0, logits.shape[-1], dtype=logits.dtype)
+    silence = ops.where(blank > 0, ops.zeros_like(blank), IMPOSSIBLE)
+    return ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), logits, silence)
+
+
+def fits(transcripts: Any, steps: Any) -> Any:
+    """Returns a boolean tensor `(batch,)`: whether a transcript can be said in so many steps."""
+    said = ops.not_equal(transcripts, 0)
+    # Equal neighbours need a blank between them.
+    again = ops.logical_and(ops.equal(transcripts[:, 1:], transcripts[:, :-1]), said[:, 1:])
+    needed = ops.sum(ops.cast(said, "int32"), axis=1) + ops.sum(ops.cast(again, "int32"), axis=1)
+    return needed <= steps
+
+
+@keras.saving.register_keras_serializable(package="keras_mtl")
+class TranscriptLoss(keras.Loss):
+    """Computes CTC from the predictions of a `Transcription` head.
+
+    That is `keras.losses.CTC`, from the logits that Keras notes on probabilities. A transcript
+    longer than its steps allow has no probability: its loss is 0, and so is its gradient.
+
+    Args:
+        from_logits: Boolean. Whether predictions are logits; probabilities by default.
+        name: Optional string. Name of the loss.
+        kwargs: Further arguments of `keras.Loss`.
+
+    Example:
+
+    >>> loss = keras_mtl.core.transcripts.TranscriptLoss()
+    >>> probabilities = [[[0.5, 0.5], [0.5, 0.5]]]  # of the blank and of the only token
+    >>> loss([[1]], probabilities)  # three of the four paths say it: -log(3 / 4)
+    0.28768
+
+    Reference:
+        Graves, Fernandez, Gomez, Schmidhuber 2006, Connectionist temporal classification, ICML,
+        eq. 5, https://www.cs.toronto.edu/~graves/icml_2006.pdf.
+    """
+
+    def __init__(self, from_logits: bool = False, name: str = "ctc", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.from_logits = from_logits
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        transcripts, logits = ops.cast(y_true, "int32"), self._logits(y_pred)
+        spoken = ops.max(logits[..., 1:], axis=-1) - logits[..., 0] > IMPOSSIBLE / 2
+        possible = fits(transcripts, ops.sum(ops.cast(spoken, "int32"), axis=1))
+        # Replaced before the loss as well, so that no gradient is infinite.
+        transcripts = ops.where(ops.expand_dims(possible, 1), transcripts, 0)
+        values = keras.losses.ctc(transcripts, logits)
+        # Rounding must not make the loss of a certain transcript negative.
+        return ops.where(possible, ops.maximum(values, 0.0), 0.0)
+
+    def _logits(self, predictions: Any) -> Any:
+        logits = predictions if self.from_logits else getattr(predictions, "_keras_logits", None)
+        if logits is None:
+            logits = ops.log(ops.maximum(predictions, keras.backend.epsilon()))
+        return ops.cast(logits, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "from_logits": self.from_logits}
+
+
+def most_likely(predictions: Any) -> Any:
+    """Returns what the likeliest token of each step says: repeats are one, blanks say nothing.
+
+    >>> steps = [[0, 2, 2, 0, 2, 1]]
+    >>> keras_mtl.core.transcripts.most_likely(np.eye(3)[steps])
+    [[2, 2, 1, 0, 0, 0]]
+
+    Args:
+        predictions: Tensor `(batch, steps, num_tokens + 1)`, probabilities or logits.
+
+    Returns:
+        An integer tensor `(batch, steps)`, padded with 0.
+    """
+    ids = ops.cast(ops.argmax(predictions, axis=-1), "int32")
+    before = ops.concatenate([ops.zeros_like(ids[:, :1]), ids[:, :-1]], axis=1)
+    ids = ops.where(ops.equal(ids, before), 0, ids)
+    places = ops.arange(ops.shape(ids)[1], dtype="int32")
+    # All keys differ, so that any sort keeps the order of the tokens.
+    order = ops.argsort(ops.where(ids == 0, places + ops.shape(ids)[1], places), axis=1)
+    return ops.take_along_axis(ids, order, axis=1)
+
+
+def edit_distance(left: Any, right: Any) -> Any:
+    """Counts the insertions, deletions and substitutions from one transcript to the other.
+
+    >>> keras_mtl.core.transcripts.edit_distance([[1, 2, 3, 0]], [[2, 4, 3, 3]])
+    [3]
+
+    Args:
+        left: Integer tensor `(batch, length)`, padded with 0 at the end.
+        right: Integer tensor `(batch, other_length)`, likewise.
+
+    Returns:
+        An integer tensor `(batch,)`.
+    """
+    left, right = ops.cast(left, "int32"), ops.cast(right, "int32")
+    lengths = [ops.sum(ops.cast(part != 0, "int32"), axis=1) for part in (left, right)]
+    last = ops.max(lengths[0] + lengths[1])
+    # Cell (i, j) of the table of Levenshtein has place i in diagonal i + j: one depends on two.
+    places = ops.arange(ops.shape(left)[1] + 1, dtype="int32")
+    first = ops.zeros_like(ops.pad(left, [[0, 0], [1, 0]]))
+    at_end = ops.expand_dims(lengths[0], 1)
+
+    def step(diagonal: Any, before: Any, current: Any, found: Any) -> tuple[Any, ...]:
+        column = ops.take(right, ops.clip(diagonal - 1 - places[1:], 0, right_last), axis=1)
+        replaced = before[:, :-1] + ops.cast(left != column, "int32")
+        inner = ops.minimum(ops.minimum(current[:, 1:], current[:, :-1]) + 1, replaced)
+        new = ops.concatenate([ops.zeros_like(inner[:, :1]), inner], axis=1)
+        edge = ops.logical_or(places == 0, places >= diagonal)
+        new = ops.where(edge, diagonal, new)
+        done = lengths[0] + lengths[1] == diagonal
+        here = ops.squeeze(ops.take_along_axis(new, at_end, axis=1), axis=1)
+        return diagonal + 1, current, new, ops.where(done, here, found)
+
+    right_last = ops.shape(right)[1] - 1
+    state = (ops.cast(1, "int32"), first, first, ops.zeros_like(lengths[0]))
+    return ops.while_loop(lambda diagonal, *_: diagonal <= last, step, state)[-1]
