@@ -2,11 +2,18 @@
 
 import keras
 import numpy as np
+import pytest
 
 from keras_mtl import Task, architectures
 from keras_mtl.heads import BinaryClassification
 
 BUILDERS = architectures.names()
+# One that shares the trunk as it is, one that copies it.
+REPRESENTATIVES = ("hard_sharing", "mmoe")
+DEEP = [
+    pytest.param(name, marks=[] if name in REPRESENTATIVES else [pytest.mark.slow])
+    for name in BUILDERS
+]
 SHAPES = {"dense": (6,), "convolutional": (8, 8, 2), "transformer": (5, 8)}
 
 

@@ -14,11 +14,11 @@ from keras_mtl import Task, architectures
 from keras_mtl.heads import BinaryClassification
 
 BUILDERS = support.BUILDERS
-# One that shares the trunk as it is, one that copies it.
-REPRESENTATIVES = ("hard_sharing", "mmoe")
-DEEP = [
-    pytest.param(name, marks=[] if name in REPRESENTATIVES else [pytest.mark.slow])
-    for name in BUILDERS
+DEEP = support.DEEP
+# One trunk for each builder, both for the representatives; the others are in the deeper sweep.
+KINDS_TO_TRAIN = [
+    *((name, "convolutional") for name in BUILDERS),
+    *(pytest.param(*parameter.values, "dense", marks=parameter.marks) for parameter in DEEP),
 ]
 
 
@@ -106,8 +106,7 @@ def test_copies_start_from_different_values(name):
         assert first.shape != second.shape or not np.allclose(first, second)
 
 
-@pytest.mark.parametrize("kind", ["dense", "convolutional"])
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(("name", "kind"), KINDS_TO_TRAIN)
 def test_every_variable_trains(name, kind):
     model = support.build(name, kind, "stem")
     model.compile(keras.optimizers.Adam(1e-2))
@@ -145,7 +144,7 @@ def test_it_learns_two_tasks_that_are_not_linear(name):
     assert logs["corners_accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", DEEP)
 def test_mixed_precision_trains_and_predicts_float32(name):
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -51,7 +51,7 @@ def test_the_partition_is_what_the_gradients_say(name):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("name", support.BUILDERS)
+@pytest.mark.parametrize("name", support.DEEP)
 def test_task_gradients_add_up_to_those_of_plain_training(name, scope):
     plain = trained(name, "stem", None)
     summed = trained(name, "stem", Sum(scope=scope))
