@@ -109,7 +109,7 @@ def dense_problem(splits: dict[str, Rows], tasks: dict[str, object], **reported:
         dense_trunk,
         {name: keras_mtl.Task(tower=tower, **task) for name, task in tasks.items()},
         width=64,
-        learning_rates=(1e-3, 3e-3, 1e-2),
+        learning_rates=(3e-3, 1e-2, 3e-2),
         epochs=30,
         **reported,
     )
