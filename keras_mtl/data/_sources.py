@@ -215,10 +215,11 @@ def _check_fillable(task: str, spec: Any, marker: Any) -> None:
 
 
 def _no_marker(task: str, spec: Any) -> str:
+    given = f", or give `missing={{'{task}': ...}}`" if spec.dtype.is_integer else ""
     return (
         f"The labels of task '{task}' must have a dtype that can mark missing ones, since some "
-        f"rows have none, received {spec.dtype.name}. Cast them to a float dtype (NaN) or to "
-        f"'int32' (-1), or give `missing={{'{task}': ...}}`."
+        f"rows have none, received {spec.dtype.name}. Cast them to 'int32' (-1 is missing) or a "
+        f"float dtype (NaN){given}."
     )
 
 
