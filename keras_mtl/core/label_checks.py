@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_mtl.core.elementwise import ElementwiseLoss
 from keras_mtl.core.labels import align, split_missing
 from keras_mtl.core.plan import TaskPlan
 
@@ -162,6 +163,8 @@ def _rules(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> list[Rule]:
     values, _ = split_missing(labels, plan.ignore_class)
     if plan.is_sparse:
         return _class_rules(plan, values, shape[-1])
+    if isinstance(plan.loss.loss, ElementwiseLoss) and plan.loss.loss.lowest_label is not None:
+        return _range_rules(plan, values, plan.loss.loss)
     return _probability_rules(plan, values) if plan.is_binary else []
 
 
@@ -183,6 +186,16 @@ def _class_rules(plan: TaskPlan, values: Any, num_classes: int | None) -> list[R
     return [*rules, _rule(message, values, bad)]
 
 
+def _range_rules(plan: TaskPlan, values: Any, loss: ElementwiseLoss) -> list[Rule]:
+    wide = tf.cast(values, tf.float64)
+    bad = tf.logical_not(tf.math.is_finite(wide) & (wide >= loss.lowest_label))
+    message = (
+        f"`y['{plan.name}']` must hold finite {loss.label_noun} >= {loss.lowest_label}"
+        f"{_marker(plan, values)}. Correct these labels, or use another loss."
+    )
+    return [_rule(message, values, bad)]
+
+
 def _probability_rules(plan: TaskPlan, values: Any) -> list[Rule]:
     wide = tf.cast(values, tf.float64)
     bad = (wide < 0) | (wide > 1)
@@ -196,6 +209,8 @@ def _probability_rules(plan: TaskPlan, values: Any) -> list[Rule]:
 def _marker(plan: TaskPlan, values: Any) -> str:
     if values.dtype.is_floating:
         return ", or NaN where a float label is missing (-1.0 is no marker)"
+    if plan.ignore_class is None and not (plan.is_sparse or plan.is_binary):
+        return " (no integer is declared as missing: set the head's `ignore_class`, or give floats)"
     if plan.ignore_class is None:
         return " (no class is declared as missing: set the head's `ignore_class`)"
     return f", or {plan.ignore_class} where the label is missing"

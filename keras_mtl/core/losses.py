@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_mtl.core import checks, replicas
 from keras_mtl.core.by_shape import CROSSENTROPY
+from keras_mtl.core.elementwise import ElementwiseLoss
 from keras_mtl.core.labels import Elements, fit
 
 # Losses that are means over the last axis of a function of one label and one prediction.
@@ -124,7 +125,7 @@ class TaskLoss:
         self.task = task
         self.loss = loss
         self.reduction = loss.reduction
-        self.elementwise = function_of(loss) in ELEMENTWISE
+        self.elementwise = function_of(loss) in ELEMENTWISE or isinstance(loss, ElementwiseLoss)
         # A copy by hand: `copy.copy` goes through the config and breaks a user's own class.
         self._unreduced = object.__new__(type(loss))
         self._unreduced.__dict__.update(loss.__dict__)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mtl.core.elementwise import ElementwiseLoss
 from keras_mtl.core.losses import TaskLoss
 
 # Never negative, by rounding neither, for labels that pass the checks before training and whatever
@@ -32,6 +33,8 @@ _RANGES = {"label_smoothing": (0.0, 1.0), "delta": (0.0, math.inf)}
 
 def is_nonnegative(loss: TaskLoss) -> bool:
     """Whether a loss is known never to be negative."""
+    if isinstance(loss.loss, ElementwiseLoss):
+        return loss.loss.nonnegative
     arguments = getattr(loss.loss, "_fn_kwargs", {})
     usual = all(low <= arguments.get(name, low) <= high for name, (low, high) in _RANGES.items())
     return usual and loss.function in NONNEGATIVE
