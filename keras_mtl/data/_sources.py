@@ -1,6 +1,6 @@
 """The data sets of a mixture, made alike: one structure of inputs, labels of every task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -8,6 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mtl.core import checks
+
+_CHUNK = 32  # rows that are filled at once
+_SMALL = 2**16  # bytes
 
 
 class Source(NamedTuple):
@@ -24,6 +27,11 @@ class Source(NamedTuple):
     dataset: tf.data.Dataset
     inputs: Any
     labels: dict[str, Any]
+
+    def endless(self) -> tf.data.Dataset:
+        """Returns the rows again and again."""
+        # Before all else: where a batch ends a pass, a checkpoint loses the state of a shuffle.
+        return self.dataset.repeat()
 
 
 class Sources:
@@ -45,29 +53,61 @@ class Sources:
         }
         self._missing = {task: self._missing_label(task) for task in self._partly_missing()}
 
-    def filled(self) -> list[tf.data.Dataset]:
-        """Returns the data sets, whose elements are `(x, {task: label})` with all tasks."""
+    def rows(self) -> list[tf.data.Dataset]:
+        """Returns endless data sets of rows `(x, {task: label})` with all tasks."""
         return [self._filled(source) for source in self._sources]
 
-    def batch(self, dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    def batches(self, batch_size: int) -> list[tf.data.Dataset]:
+        """Returns endless data sets of batches `(x, {task: label})` with all tasks."""
+        if self._vary:
+            return [self.batch(rows, batch_size) for rows in self.rows()]
+        return [
+            source.endless()
+            .batch(batch_size, drop_remainder=True)
+            .map(self._fill(source, many=True))
+            for source in self._sources
+        ]
+
+    def batch(self, rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         """Batches rows; where they differ in length, pads them to the longest of the batch."""
-        specs = tf.nest.flatten([source.dataset.element_spec for source in self._sources])
-        if not any(_varies(spec) for spec in specs):
-            return dataset.batch(batch_size, drop_remainder=True)
-        zeros = tf.nest.map_structure(
-            lambda spec: tf.zeros([], spec.dtype), dataset.element_spec[0]
-        )
-        return dataset.padded_batch(
+        if not self._vary:
+            return rows.batch(batch_size, drop_remainder=True)
+        zeros = tf.nest.map_structure(lambda spec: tf.zeros([], spec.dtype), rows.element_spec[0])
+        return rows.padded_batch(
             batch_size, padding_values=(zeros, self._padding()), drop_remainder=True
         )
 
+    @property
+    def _vary(self) -> bool:
+        specs = tf.nest.flatten([source.dataset.element_spec for source in self._sources])
+        return any(_varies(spec) for spec in specs)
+
     def _filled(self, source: Source) -> tf.data.Dataset:
-        missing = {task: self._missing[task] for task in self._labels if task not in source.labels}
+        rows = source.endless()
+        if isinstance(rows.element_spec[1], Mapping) and not self._absent(source):
+            return rows
+        if not _is_small(rows.element_spec):
+            return rows.map(self._fill(source, many=False))
+        # Calling a function costs more than copying a small row twice.
+        chunks = rows.batch(_CHUNK, drop_remainder=True)
+        return chunks.map(self._fill(source, many=True)).unbatch()
+
+    def _fill(self, source: Source, *, many: bool) -> Callable[[Any, Any], Any]:
+        """Returns the function that adds labels of all tasks to a row, or to many."""
+        missing = self._absent(source)
 
         def fill(x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
-            return x, {**(y if isinstance(y, Mapping) else {source.name: y}), **missing}
+            def repeated(label: Any) -> Any:
+                count = tf.shape(tf.nest.flatten(x)[0])[:1]
+                return tf.broadcast_to(label, tf.concat([count, label.shape], axis=0))
 
-        return source.dataset.map(tf.autograph.experimental.do_not_convert(fill))
+            added = tf.nest.map_structure(repeated, missing) if many else missing
+            return x, {**(y if isinstance(y, Mapping) else {source.name: y}), **added}
+
+        return tf.autograph.experimental.do_not_convert(fill)
+
+    def _absent(self, source: Source) -> dict[str, Any]:
+        return {task: label for task, label in self._missing.items() if task not in source.labels}
 
     def _partly_missing(self) -> list[str]:
         return [
@@ -171,6 +211,14 @@ def _narrowed(first: Any, other: Any) -> Any:
 
 def _varies(spec: Any) -> bool:
     return isinstance(spec, tf.TensorSpec) and not spec.shape.is_fully_defined()
+
+
+def _is_small(specs: Any) -> bool:
+    """Whether a row has a fixed shape, and few bytes."""
+    flat = tf.nest.flatten(specs)
+    if not all(isinstance(spec, tf.TensorSpec) and not _varies(spec) for spec in flat):
+        return False
+    return sum(spec.shape.num_elements() * spec.dtype.size for spec in flat) <= _SMALL
 
 
 def _markers(task: str, labels: Any, given: Any) -> Any:

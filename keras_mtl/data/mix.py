@@ -105,10 +105,7 @@ def mix(
     chances = proportions(weights, rows, epochs)
     steps = _steps(steps_per_epoch, rows, batch_size)
     choices = _choices(chances, steps, batch_size if by == "row" else 1, checks.seed("seed", seed))
-    # A data set begins again within a batch, so that no batch is smaller.
-    streams = [stream.repeat() for stream in sources.filled()]
-    if by == "batch":
-        streams = [sources.batch(stream, batch_size) for stream in streams]
+    streams = sources.rows() if by == "row" else sources.batches(batch_size)
     mixture = tf.data.Dataset.choose_from_datasets(streams, choices)
     if by == "row":
         mixture = sources.batch(mixture, batch_size)

@@ -124,11 +124,19 @@ def test_a_data_set_of_weight_0_never_comes():
 # Whole.
 
 
-def test_a_row_keeps_its_input_and_labels_and_misses_the_others():
-    x, y = gather(two(steps_per_epoch=30))
+@pytest.mark.parametrize(("by", "small"), [("row", 2**16), ("row", 0), ("batch", 2**16)])
+def test_a_row_keeps_its_input_and_labels_and_misses_the_others(by, small, monkeypatch):
+    # Large rows are filled one by one.
+    monkeypatch.setattr("keras_mtl.data._sources._SMALL", small)
+    mixture = two(by=by, steps_per_epoch=30)
+    x, y = gather(mixture)
     from_age = x < 1000
     np.testing.assert_array_equal(y["age"], np.where(from_age, x / 2, np.nan).astype("float32"))
     np.testing.assert_array_equal(y["job"], np.where(from_age, -1, (x - 1000) % 3))
+    assert {task: spec.shape for task, spec in mixture.element_spec[1].items()} == {
+        "age": (10,),
+        "job": (10,),
+    }
 
 
 @pytest.mark.parametrize("by", ["row", "batch"])
