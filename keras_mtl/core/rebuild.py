@@ -52,7 +52,7 @@ def resolve_trunk(trunk: Any) -> list[keras.layers.Layer]:
 
     Raises:
         TypeError: If `trunk` is something else.
-        ValueError: If the list is empty.
+        ValueError: If the list is empty, or the input of a model is in it.
     """
     return _layers("trunk", trunk)
 
@@ -77,9 +77,13 @@ def resolve_tower(tower: Any, task: str) -> list[keras.layers.Layer]:
     return [rebuild(layer, f"{task}_tower_{index}") for index, layer in enumerate(layers)]
 
 
+def called(value: Any) -> Any:
+    """Returns what a function of no arguments returns, and anything else as it is."""
+    return value() if _is_function(value) else value
+
+
 def _layers(argument: str, value: Any) -> list[keras.layers.Layer]:
-    if _is_function(value):
-        value = value()
+    value = called(value)
     if isinstance(value, keras.layers.Layer):
         return [value]
     if not isinstance(value, list | tuple):
@@ -91,6 +95,12 @@ def _layers(argument: str, value: Any) -> list[keras.layers.Layer]:
             raise TypeError(
                 f"Entry {position} of `{argument}` must be a Keras layer, received "
                 f"{checks.describe(layer)}."
+            )
+        if isinstance(layer, keras.layers.InputLayer):
+            raise ValueError(
+                f"Entry {position} of `{argument}` must not be an input, received '{layer.name}', "
+                "as in the `layers` of a functional model. Leave it out if each layer reads the "
+                "one before; else give models, such as `keras.Model(start, end)`."
             )
     return list(value)
 

@@ -114,6 +114,13 @@ def test_stages_must_be_layers():
         resolve_trunk([keras.layers.Dense(2), "no"])
 
 
+def test_the_input_of_a_model_is_no_stage():
+    inputs = keras.Input((3,), name="frames")
+    layers = keras.Model(inputs, keras.layers.Dense(2)(inputs)).layers
+    with pytest.raises(ValueError, match="Entry 0 of `trunk` must not be an input, received 'fra"):
+        resolve_trunk(layers)
+
+
 def test_an_empty_trunk_is_refused():
     with pytest.raises(ValueError, match=r"`trunk` must be .* received an empty list"):
         resolve_trunk([])
