@@ -7,7 +7,7 @@ import keras
 
 from keras_mtl.architectures import _graph
 from keras_mtl.core import checks
-from keras_mtl.core.rebuild import rebuild, resolve_trunk
+from keras_mtl.core.rebuild import called, rebuild, resolve_trunk
 
 
 def stages_of(trunk: Any, architecture: str) -> list[keras.layers.Layer]:
@@ -19,10 +19,9 @@ def stages_of(trunk: Any, architecture: str) -> list[keras.layers.Layer]:
 
     Raises:
         TypeError: If `trunk` is none of the forms that builders take.
-        ValueError: If it is a single layer or model, or an empty list.
+        ValueError: If it is a single layer or model, an empty list, or one with an input in it.
     """
-    if callable(trunk) and not isinstance(trunk, keras.layers.Layer):
-        trunk = trunk()
+    trunk = called(trunk)
     stages = resolve_trunk(trunk)
     if isinstance(trunk, keras.layers.Layer):
         inner = "`trunk.layers`" if isinstance(trunk, keras.Sequential) else "`[stage1, stage2]`"

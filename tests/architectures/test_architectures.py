@@ -243,6 +243,13 @@ def test_a_trunk_that_cannot_be_rebuilt_is_named_or_used_itself(name):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("trunk", [None, "resnet", keras.layers.Dense, lambda x: x])
+def test_what_is_no_trunk_is_refused(name, trunk):
+    with pytest.raises(TypeError, match="`trunk` must be a layer, a model, a list of layers, or"):
+        architectures.build_model(name, keras.Input((6,)), trunk, support.tasks())
+
+
+@pytest.mark.parametrize("name", BUILDERS)
 def test_a_misspelt_feature_is_named(name):
     specs = {**support.tasks(), "first": Task(BinaryClassification(), features="s4")}
     with pytest.raises(ValueError, match="'first' chooses the features 's4', but the trunk"):
