@@ -99,6 +99,20 @@ def fit_mask(mask: Any, values: Any) -> Any:
     return fit(mask, values)
 
 
+def without_coarse_mask(predictions: Any) -> Any:
+    """Returns predictions without a Keras mask that has fewer axes than they have elements.
+
+    Losses and metrics of Keras multiply by it, and cannot where it has an entry a row of pixels.
+    """
+    mask = getattr(predictions, "_keras_mask", None)  # none in a dict of predictions
+    if mask is None or mask.shape.rank >= predictions.shape.rank - 1:
+        return predictions
+    plain = tf.identity(predictions)
+    if hasattr(predictions, "_keras_logits"):
+        plain._keras_logits = predictions._keras_logits
+    return plain
+
+
 def split_missing(labels: Any, ignore_class: int | None) -> tuple[Any, Any]:
     """Returns the labels with missing entries set to 0, and the mask of those present.
 

@@ -7,7 +7,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mtl.core.labels import Elements, align, positive_rows, split_missing, times
+from keras_mtl.core.labels import (
+    Elements,
+    align,
+    positive_rows,
+    split_missing,
+    times,
+    without_coarse_mask,
+)
 from keras_mtl.core.losses import TaskLoss
 
 
@@ -109,7 +116,7 @@ class BatchReader:
         labels, mask = split_missing(align(labels, predictions), plan.ignore_class)
         if training and plan.class_weight is not None:
             weight = times(weight, _class_weights(plan, labels, predictions))
-        return Elements(labels, predictions, mask, padding, rows, weight)
+        return Elements(labels, without_coarse_mask(predictions), mask, padding, rows, weight)
 
     def _padding(self, plan: TaskPlan, x: Any, predictions: Any) -> Any:
         if plan.mask is not None:
