@@ -148,7 +148,22 @@ def _shape_advice(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> str:
         return "These look one-hot: give class ids, or use the loss 'categorical_crossentropy'."
     if plan.loss.by_row and labels.dtype.is_integer and labels.shape.rank < len(shape):
         return "These look like class ids: use the loss 'sparse_categorical_crossentropy'."
+    factor = _times_finer(labels, shape)
+    if factor:
+        return (
+            f"They are {factor} times as fine as the predictions: give the head "
+            f"`upsampling={factor}`, or read finer features."
+        )
     return "Reshape the labels, or change the head."
+
+
+def _times_finer(labels: Any, shape: tuple[Any, ...]) -> int | None:
+    """Returns by what whole number labels are longer along all axes of pixels or steps."""
+    inner = shape[1:-1]
+    pairs = list(zip(tuple(labels.shape)[1 : len(shape) - 1], inner, strict=False))
+    ratios = {a / b for a, b in pairs if a and b}
+    factor = ratios.pop() if len(ratios) == 1 and len(pairs) == len(inner) else 0.0
+    return int(factor) if factor > 1 and factor.is_integer() else None
 
 
 def _fits(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:

@@ -5,5 +5,6 @@ from keras_mtl.heads.binary_classification import BinaryClassification as Binary
 from keras_mtl.heads.classification import Classification as Classification
 from keras_mtl.heads.counting import Counting as Counting
 from keras_mtl.heads.regression import Regression as Regression
+from keras_mtl.heads.segmentation import Segmentation as Segmentation
 from keras_mtl.heads.tagging import Tagging as Tagging
 from keras_mtl.heads.transcription import Transcription as Transcription
