@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_mtl.core.elementwise import ElementwiseLoss
 from keras_mtl.core.labels import align, split_missing
 from keras_mtl.core.plan import TaskPlan
+from keras_mtl.core.sequence_loss import SequenceLoss
 
 _ASSERTION = re.compile(r"(`(?:y\['|sample_weight).*?) :: *\] *\[(.*?)\] *\[(.*?)\]", re.DOTALL)
 
@@ -48,12 +49,24 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
     if isinstance(labels, tf.RaggedTensor | tf.SparseTensor):
         return
     labels = _tensor(plan, labels)
+    if isinstance(plan.loss.loss, SequenceLoss):
+        _check_sequences(plan, plan.loss.loss, labels, tuple(prediction_shape))
     plan = replace(plan, loss=plan.loss.for_shapes(labels.shape, prediction_shape))
     if not (plan.is_sparse or plan.loss.elementwise or plan.loss.by_row):
         return
     _check_shape(plan, labels, tuple(prediction_shape))
     for rule in _rules(plan, labels, tuple(prediction_shape)):
         _enforce(rule)
+
+
+def _check_sequences(
+    plan: TaskPlan, loss: SequenceLoss, labels: Any, shape: tuple[int | None, ...]
+) -> None:
+    for bad, message in loss.faults(labels, plan.ignore_class, shape):
+        if bad is True:
+            received = f"shape {tuple(labels.shape)}, dtype {labels.dtype.name}"
+            raise ValueError(f"`y['{plan.name}']` {message} Received {received}.")
+        _enforce(_rule(f"`y['{plan.name}']` {message}", labels, bad))
 
 
 def check_weights(argument: str, weights: Any) -> None:

@@ -14,6 +14,7 @@ from keras_mtl.core import checks, replicas
 from keras_mtl.core.by_shape import CROSSENTROPY
 from keras_mtl.core.elementwise import ElementwiseLoss
 from keras_mtl.core.labels import Elements, fit
+from keras_mtl.core.sequence_loss import SequenceLoss
 
 # Losses that are means over the last axis of a function of one label and one prediction.
 ELEMENTWISE = (
@@ -158,6 +159,8 @@ class TaskLoss:
     @property
     def is_known_by_row(self) -> bool:
         """Whether the loss is known to have a value a row."""
+        if isinstance(self.loss, SequenceLoss):
+            return True
         return self.elementwise or self.function in (*BY_ROW, *CROSSENTROPIES, crossentropy)
 
     def is_scalar(self, labels: Any, predictions: Any) -> bool:
@@ -189,6 +192,9 @@ class TaskLoss:
 
     def _values(self, elements: Elements) -> Any:
         labels, predictions = elements.labels, elements.predictions
+        if isinstance(self.loss, SequenceLoss):
+            masks = elements.mask, elements.padding
+            return tf.cast(self._unreduced.elements(labels, predictions, *masks), tf.float32)
         if not self._by_column(elements):
             return tf.cast(self._unreduced(labels, predictions), tf.float32)
         # One label and one prediction each, so that single columns can be masked.

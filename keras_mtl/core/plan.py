@@ -16,6 +16,7 @@ from keras_mtl.core.labels import (
     without_coarse_mask,
 )
 from keras_mtl.core.losses import TaskLoss
+from keras_mtl.core.sequence_loss import SequenceLoss
 
 
 @dataclass
@@ -41,6 +42,8 @@ class TaskPlan:
     @property
     def is_sparse(self) -> bool:
         """Whether labels are class ids."""
+        if isinstance(self.loss.loss, SequenceLoss):
+            return self.loss.loss.takes_class_ids
         return self.loss.function is keras.losses.sparse_categorical_crossentropy
 
     @property

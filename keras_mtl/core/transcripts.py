@@ -3,10 +3,13 @@
 The blank has id 0, which also pads transcripts to one length.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_mtl.core.sequence_loss import SequenceLoss
 
 # A logit so low that the probability is 0, and far from overflow.
 IMPOSSIBLE = -1e9
@@ -35,8 +38,15 @@ def fits(transcripts: Any, steps: Any) -> Any:
     return needed <= steps
 
 
+def _without_missing(ids: Any, ignore_class: int | None) -> Any:
+    if ignore_class is None:
+        return ids
+    missing = ops.all(ops.equal(ids, ignore_class), axis=1, keepdims=True)
+    return ops.where(missing, 0, ids)
+
+
 @keras.saving.register_keras_serializable(package="keras_mtl")
-class TranscriptLoss(keras.Loss):
+class TranscriptLoss(SequenceLoss):
     """Computes CTC from the predictions of a `Transcription` head.
 
     That is `keras.losses.CTC`, from the logits that Keras notes on probabilities. A transcript
@@ -63,7 +73,14 @@ class TranscriptLoss(keras.Loss):
         super().__init__(name=name, **kwargs)
         self.from_logits = from_logits
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def elements(self, y_true: Any, y_pred: Any, labelled: Any, present: Any) -> Any:
+        del labelled  # of whole rows, which are left out after the loss
+        if present is not None:
+            raise ValueError(
+                "The padding mask of a transcription must reach its head, before the predictions. "
+                "Give the mask to the builder, or call the head with `mask=`, and leave `mask` out "
+                "of the `Task`."
+            )
         transcripts, logits = ops.cast(y_true, "int32"), self._logits(y_pred)
         spoken = ops.max(logits[..., 1:], axis=-1) - logits[..., 0] > IMPOSSIBLE / 2
         possible = fits(transcripts, ops.sum(ops.cast(spoken, "int32"), axis=1))
@@ -72,6 +89,32 @@ class TranscriptLoss(keras.Loss):
         values = keras.losses.ctc(transcripts, logits)
         # Rounding must not make the loss of a certain transcript negative.
         return ops.where(possible, ops.maximum(values, 0.0), 0.0)
+
+    def faults(
+        self, labels: Any, ignore_class: int | None, prediction_shape: Sequence[int | None]
+    ) -> list[tuple[Any, str]]:
+        if len(labels.shape) != 2 or not keras.backend.is_int_dtype(labels.dtype):
+            return [(True, "must be integers (batch, length), as the head's `encode` returns.")]
+        ids = _without_missing(ops.cast(labels, "int64"), ignore_class)
+        steps, highest = prediction_shape[1], prediction_shape[-1] - 1
+        gaps = ops.logical_and(ids[:, :-1] == 0, ids[:, 1:] != 0)
+        gaps = ops.concatenate([gaps, ops.zeros_like(gaps[:, :1])], axis=1)
+        marker = "" if ignore_class is None else f", or whole rows of {ignore_class} for no label"
+        found = [
+            (
+                ops.logical_or(ids < 0, ids > highest),
+                f"must hold ids from 1 to {highest}, 0 to pad{marker}.",
+            ),
+            (gaps, "must have 0 at the end only, where it pads: the blank is no label."),
+        ]
+        if steps is None:
+            return found
+        long = ops.logical_and(ids > 0, ops.expand_dims(ops.logical_not(fits(ids, steps)), 1))
+        message = (
+            f"must fit into the {steps} steps of the predictions, with one more between equal "
+            "neighbours. Lengthen these by the head's `upsampling`, or shorten the labels."
+        )
+        return [*found, (long, message)]
 
     def _logits(self, predictions: Any) -> Any:
         logits = predictions if self.from_logits else getattr(predictions, "_keras_logits", None)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mtl
+from keras_mtl import Task
 from keras_mtl.core import transcripts
 from keras_mtl.core.error_rate import ErrorRate
 from keras_mtl.heads import Classification, Transcription
@@ -285,3 +286,49 @@ def test_vocabulary_must_hold_strings():
 def test_pooled_features_are_refused():
     with pytest.raises(ValueError, match=r"needs features of shape \(batch, steps, channels\)"):
         Transcription("ab")(np.ones((2, 4)))
+
+
+FAULTS = {
+    "text": (np.zeros((ROWS, 2)), r"be integers \(batch, length\)"),
+    "rank": (np.zeros(ROWS, "int32"), r"be integers \(batch, length\)"),
+    "unknown": (np.full((ROWS, 2), 9), "hold ids from 1 to 8, 0 to pad, or whole rows of -1 .* 9"),
+    "padded by -1": (np.array([[1, 2], [3, -1]] * 3), "hold ids .* Received -1. First in row 1"),
+    "inner blank": (np.array([[1, 0], [0, 2]] * 3), "have 0 at the end only.* First in row 1"),
+    "long": (np.array([[1] * 5] + [[2, 3, 2, 3, 2]] * 5), "fit into the 8 steps.* row 0"),
+}
+
+
+@pytest.fixture(scope="module")
+def fixed_length():
+    inputs = keras.Input((STEPS, 4), name="sounds")
+    model = keras_mtl.architectures.hard_sharing(inputs, keras.layers.Dense(4), {"text": HEAD})
+    model.compile("sgd")
+    return model
+
+
+@pytest.mark.parametrize("source", ["arrays", "tf.data"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_labels_that_cannot_be_are_refused_by_row(fixed_length, fault, source):
+    texts, message = FAULTS[fault]
+    data = (SOUNDS, {"text": texts})
+    if source == "tf.data":
+        data = (tf.data.Dataset.from_tensor_slices(data).batch(ROWS),)
+    with pytest.raises(ValueError, match=rf"(?s)`y\['text'\]` must {message}"):
+        fixed_length.evaluate(*data, verbose=0)
+
+
+def test_rows_without_a_label_and_silence_are_no_faults(fixed_length):
+    texts = np.array([[-1] * 4, [0] * 4, [1, 2, 3, 0], [1, 2, 3, 4], [1, 1, 1, 1], [-1] * 4])
+    logs = fixed_length.evaluate(SOUNDS, {"text": texts}, return_dict=True, verbose=0)
+    assert np.isfinite(logs["text_loss"])
+
+
+def test_a_mask_that_passes_the_head_by_is_refused():
+    sounds = keras.Input((STEPS, 4), name="sounds")
+    mask = keras.Input((STEPS,), dtype="bool", name="mask")
+    outputs, tasks = {"text": Transcription("einostwx")(sounds)}, {"text": Task(mask="mask")}
+    model = keras_mtl.MultiTaskModel({"sounds": sounds, "mask": mask}, outputs, tasks=tasks)
+    model.compile("sgd")
+    x = {"sounds": SOUNDS, "mask": np.ones((ROWS, STEPS), bool)}
+    with pytest.raises(ValueError, match="padding mask of a transcription must reach its head"):
+        model.evaluate(x, {"text": TEXTS}, verbose=0)
