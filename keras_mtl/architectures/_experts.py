@@ -78,14 +78,30 @@ def mix(gate: Any, groups: Sequence[Experts], name: str) -> Any:
         gate: Tensor `(batch, num_experts)`.
         groups: List of `Experts`, made from one trunk on inputs of one shape.
         name: String. Name of the mixture, or `<name>_<entry>` where experts return a dict.
+
+    Raises:
+        ValueError: If experts return numbers that are no floats. Of masks among the entries of a
+            dict, that of the first expert is taken.
     """
     outputs = [output for group in groups for output in group.outputs]
     if isinstance(outputs[0], dict):
         return {
-            key: Mixture(name=f"{name}_{key}")([gate, *(output[key] for output in outputs)])
-            for key in outputs[0]
+            key: first
+            if first.dtype == "bool"
+            else _mixed(gate, [x[key] for x in outputs], f"{name}_{key}")
+            for key, first in outputs[0].items()
         }
-    return Mixture(stacked=groups[0].stacked, name=name)([gate, *outputs])
+    return _mixed(gate, outputs, name, stacked=groups[0].stacked)
+
+
+def _mixed(gate: Any, outputs: Sequence[Any], name: str, *, stacked: bool = False) -> Any:
+    first = outputs[0]
+    if not keras.backend.is_float_dtype(first.dtype):
+        raise ValueError(
+            f"`trunk` must return floats, for gates to mix, received {first.dtype} of shape "
+            f"{tuple(first.shape)} for '{name}'. Cast them in the trunk, or end it before."
+        )
+    return Mixture(stacked=stacked, name=name)([gate, *outputs])
 
 
 def flat_dense(stages: Sequence[keras.layers.Layer], inputs: Any) -> list[Any] | None:

@@ -15,7 +15,7 @@ def gate_features(inputs: Any, name: str = "gate_inputs") -> Any:
 
     Args:
         inputs: Tensor, or list or dict of tensors. Those with axes between batch and channels are
-            averaged over these, padding left out.
+            averaged over these, padding left out. Masks, which are booleans, are not read.
         name: String. Name of the layer, where one is needed.
 
     Returns:
@@ -25,6 +25,7 @@ def gate_features(inputs: Any, name: str = "gate_inputs") -> Any:
         ValueError: If an input holds no floats, such as token ids.
     """
     flat = keras.tree.flatten(inputs)
+    flat = [tensor for tensor in flat if tensor.dtype != "bool"] or flat
     for tensor in flat:
         if not keras.backend.is_float_dtype(tensor.dtype):
             raise ValueError(

@@ -36,7 +36,7 @@ def cgc(
     outputs of the shared experts.
 
     Args:
-        inputs: As in `hard_sharing`; of floats.
+        inputs: As in `hard_sharing`; of floats, but for masks, which gates do not read.
         trunk: As in `hard_sharing`; rebuilt for each expert, with other initial values in each. A
             list of stages is one expert; `ple` makes each stage a level.
         tasks: Dict from task name to a head or a `keras_mtl.Task`; none named "shared".
@@ -53,8 +53,8 @@ def cgc(
 
     Raises:
         TypeError: If `inputs`, `trunk`, `tasks` or an option is something else.
-        ValueError: If an option is out of range, the inputs hold no floats, the trunk cannot be
-            rebuilt, or a task does not fit.
+        ValueError: If an option is out of range, the inputs or features hold no floats, the
+            trunk cannot be rebuilt, or a task does not fit.
 
     Example:
 

@@ -48,7 +48,7 @@ def dselect_k(
     Experts are shared by all tasks, gates are private; sharing ends at the experts' outputs.
 
     Args:
-        inputs: As in `hard_sharing`; of floats.
+        inputs: As in `hard_sharing`; of floats, but for masks, which gates do not read.
         trunk: As in `hard_sharing`; rebuilt for each expert, with other initial values in each.
         tasks: Dict from task name to a head or a `keras_mtl.Task`.
         num_experts: Integer >= 2. Where it is no power of 2, some codes stand for no expert;
@@ -67,8 +67,8 @@ def dselect_k(
 
     Raises:
         TypeError: If `inputs`, `trunk`, `tasks` or an option is something else.
-        ValueError: If an option is out of range, the inputs hold no floats, the trunk cannot be
-            rebuilt, or a task does not fit.
+        ValueError: If an option is out of range, the inputs or features hold no floats, the
+            trunk cannot be rebuilt, or a task does not fit.
 
     Example:
 

@@ -47,7 +47,7 @@ def ple(
     level and of all experts of the level before.
 
     Args:
-        inputs: As in `hard_sharing`; of floats.
+        inputs: As in `hard_sharing`; of floats, but for masks, which gates do not read.
         trunk: As in `hard_sharing`; each stage rebuilt for each expert of its level, with other
             initial values in each.
         tasks: Dict from task name to a head or a `keras_mtl.Task`; none named "shared".
@@ -64,8 +64,8 @@ def ple(
 
     Raises:
         TypeError: If `inputs`, `trunk`, `tasks` or an option is something else.
-        ValueError: If an option is out of range, the inputs hold no floats, a stage cannot be
-            rebuilt, or a task does not fit.
+        ValueError: If an option is out of range, the inputs or features hold no floats, a
+            stage cannot be rebuilt, or a task does not fit.
 
     Example:
 

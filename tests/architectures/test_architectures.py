@@ -200,6 +200,31 @@ def test_padding_changes_nothing(name):
     close(support.predictions(model, alone), support.predictions(model, padded), 1e-6)
 
 
+def voiced_frames():
+    """Two stages that return frames, and a mask of those whose first number is positive."""
+    frames, mask = keras.Input((None, 2), name="x"), keras.Input((None,), dtype="bool", name="mask")
+    found = {"x": keras.layers.Conv1D(3, 1)(frames), "mask": frames[..., 0] > 0.0}
+    first = keras.Model(frames, found, name="stage1")
+    x = keras.Input((None, 3), name="x")
+    again = {"x": keras.layers.Conv1D(3, 1)(x), "mask": keras.ops.logical_and(mask, True)}
+    return [first, keras.Model({"x": x, "mask": mask}, again, name="stage2")]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_mask_that_the_trunk_returns_reaches_the_heads_or_is_refused(name):
+    specs = {key: Task(BinaryClassification(), features="x", mask="mask") for key in "ab"}
+    try:
+        model = architectures.build_model(name, keras.Input((None, 2)), voiced_frames(), specs)
+    except ValueError as error:
+        assert "'stage1' returns a dict" in str(error) or "'stage2' returns a dict" in str(error)
+        return
+    for layer in model.layers:
+        if getattr(layer, "is_gate", False):  # which read all frames
+            layer.set_weights([np.zeros_like(weights) for weights in layer.get_weights()])
+    frames, others = (np.array([[[1.0, 2.0], [-1.0, last]]]) for last in (5.0, 9.0))
+    close(support.predictions(model, frames), support.predictions(model, others), 0)
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_copies_may_start_from_the_weights_of_the_trunk(name):
     if "copy_weights" not in inspect.signature(architectures.get(name)).parameters:

@@ -238,3 +238,12 @@ def test_a_mixture_of_dicts_is_a_dict_of_mixtures():
     found = keras.Model([outer, weights], mixed)([X, np.tile([0.25, 0.5], (5, 1))])
     np.testing.assert_allclose(found["one"], 0.75 * X.sum(axis=1, keepdims=True), rtol=1e-5)
     np.testing.assert_allclose(found["same"], 0.75 * X, rtol=1e-6)
+
+
+def test_numbers_that_cannot_be_mixed_are_refused():
+    stages = [Dense(2), keras.layers.Discretization([0.0])]
+    experts = Experts(stages, 2, keras.Input((4,)))
+    with pytest.raises(
+        ValueError, match=r"`trunk` must return floats, .* int32 of shape \(None, 2"
+    ):
+        mix(keras.Input((2,)), [experts], "digit_mixture")

@@ -122,6 +122,14 @@ def test_gates_read_one_tensor_of_channels_as_it_is():
     assert gate_features({"x": inputs}) is inputs
 
 
+def test_gates_do_not_read_masks():
+    inputs = keras.Input((4,))
+    mask = keras.Input((7,), dtype="bool")
+    assert gate_features({"x": inputs, "mask": mask}) is inputs
+    with pytest.raises(ValueError, match=r"Gates read numbers, input .* holds bool"):
+        gate_features(mask)
+
+
 def test_gates_read_means_over_positions_joined():
     inputs = {
         "image": keras.Input((2, 2, 1), name="image"),
