@@ -58,10 +58,13 @@ class Column:
         # Offset, so that the seeds of one column are not those of the next stage of another.
         offset = 1000 * (index + 1)
         single = len(self._originals) == 1
-        self.stages = [
-            rebuild(stage, name if single else f"{name}_{stage.name}", seed_offset=offset)
-            for stage in self._originals
-        ]
+        # By stage, so that one that comes twice is one layer in the copy too.
+        copies: dict[int, keras.layers.Layer] = {}
+        for stage in self._originals:
+            own = name if single else f"{name}_{stage.name}"
+            if id(stage) not in copies:
+                copies[id(stage)] = rebuild(stage, own, seed_offset=offset)
+        self.stages = [copies[id(stage)] for stage in self._originals]
 
     def stage(self, index: int, features: Any) -> Any:
         """Returns what the stage of that index makes of `features`.

@@ -29,8 +29,8 @@ class Experts:
 
     A trunk of dense layers, activations and dropout on one input `(batch, channels)` becomes one
     layer `<name>s`, in which each dense layer is one batched product over all experts. Any other
-    trunk becomes layers `<name>_0`, `<name>_1`, and so on; so does one with frozen layers,
-    constraints, penalties on outputs, or activations that are not Keras' own.
+    trunk becomes layers `<name>_0`, `<name>_1`, and so on; so does one with frozen layers, a layer
+    that comes twice, constraints, penalties on outputs, or activations that are not Keras' own.
 
     Args:
         stages: List of layers or models, one after the other an expert.
@@ -118,6 +118,8 @@ def flat_dense(stages: Sequence[keras.layers.Layer], inputs: Any) -> list[Any] |
         inner = stage.layers if isinstance(stage, keras.Sequential) else [stage]
         flat += [layer for layer in inner if not isinstance(layer, keras.layers.InputLayer)]
     fits = all(_is_plain_dense(layer) or _fits_between(layer) for layer in flat)
+    # A layer that comes twice has one kernel.
+    fits = fits and len(set(map(id, flat))) == len(flat)
     # The batched layer has one dtype policy for all.
     fits = fits and len({layer.dtype_policy.name for layer in flat}) == 1
     return flat if fits and any(map(_is_plain_dense, flat)) else None

@@ -29,10 +29,10 @@ def mmoe(
     `g_k(x) = softmax(W_k x / temperature)` reads what the experts read, averaged over the axes
     between batch and channels; on raw images that is little, so give a stem's output as `inputs`.
     A trunk of dense layers, activations and dropout on one input `(batch, channels)` runs as one
-    batched product a layer, named `experts`; of any other trunk, and where layers are frozen or
-    have constraints or activations of the user's own, the experts are `expert_0` and so on. Gates
-    are named `<task>_gate`, their weights are float32. Parameters: `num_experts` times those of
-    the trunk, `channels * num_experts` a gate, and those of each tower and head.
+    batched product a layer, named `experts`; of any other trunk, and where layers are frozen, come
+    twice, or have constraints or activations of the user's own, the experts are `expert_0` and so
+    on. Gates are named `<task>_gate`, their weights are float32. Parameters: `num_experts` times
+    those of the trunk, `channels * num_experts` a gate, and those of each tower and head.
 
     Experts are shared by all tasks, gates are private; sharing ends at the experts' outputs.
 

@@ -107,7 +107,8 @@ def soft_sharing(
 
 
 def _names(column: Any) -> list[str]:
-    return [stage.name for stage in column.stages]
+    # Each once, also of a stage that comes twice.
+    return list(dict.fromkeys(stage.name for stage in column.stages))
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")

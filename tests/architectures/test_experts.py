@@ -215,6 +215,15 @@ def test_experts_one_by_one_are_named_by_number():
     assert names == ["shared_expert_0", "shared_expert_1"]
 
 
+def test_a_layer_that_comes_twice_is_one_in_each_expert():
+    stage, inputs = Dense(4, "tanh"), keras.Input((4,))
+    experts = Experts([stage, stage], 2, inputs)
+    model = keras.Model(inputs, experts.outputs)
+    assert len(model.variables) == 2 * 2
+    for found, copy in zip(model(X), model.layers[1:], strict=True):
+        np.testing.assert_array_equal(found, copy(copy(X)))
+
+
 def test_experts_that_copy_weights_run_one_by_one():
     stage = Dense(2)
     stage.build((None, 4))

@@ -56,6 +56,14 @@ def test_trace_penalty_by_hand_leaves_out_biases():
     assert penalty(model) == pytest.approx(0.1 * 2**0.5 * 5, rel=SMOOTHED)
 
 
+def test_a_stage_that_comes_twice_is_tied_once():
+    stage = keras.layers.Dense(1, use_bias=False, name="stage")
+    model = tied(trunk=[stage, stage], inputs=1, strength=1.0)
+    for task, kernel in {"a": 1.0, "b": 4.0}.items():
+        model.get_layer(f"{task}_stage").kernel.assign([[kernel]])
+    assert penalty(model) == (4.0 - 1.0) ** 2
+
+
 def value_and_gradient(function, stacked, compiled=False):
     def both(x):
         with tf.GradientTape() as tape:
