@@ -104,7 +104,7 @@ class Gate(keras.layers.Layer):
         self.num_experts = checks.positive_integer("num_experts", num_experts)
         self.temperature = checks.positive_number("temperature", temperature)
         self.dropout = checks.finite_number("gate_dropout", dropout, minimum=0, maximum=0.99)
-        self.load_balancing = checks.finite_weight("load_balancing", load_balancing)
+        self.load_balancing = checks.finite_number("load_balancing", load_balancing, minimum=0)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed) if dropout else None

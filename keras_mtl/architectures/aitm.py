@@ -88,7 +88,7 @@ def aitm(
     """
     # Layers.
     tasks = _graph.checked_tasks(tasks)
-    calibration = checks.finite_weight("calibration", calibration)
+    calibration = checks.finite_number("calibration", calibration, minimum=0)
     if calibration:
         check_steps(tasks, "aitm", " Or give `calibration=0`.")
     sources = _graph.model_inputs(inputs)

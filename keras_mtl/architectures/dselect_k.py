@@ -149,8 +149,8 @@ class SelectingGate(keras.layers.Layer):
         self.num_experts = checks.positive_integer("num_experts", num_experts)
         self.k = checks.positive_integer("k", k)
         self.gamma = checks.positive_number("gamma", gamma)
-        self.entropy_regularization = checks.finite_weight(
-            "entropy_regularization", entropy_regularization
+        self.entropy_regularization = checks.finite_number(
+            "entropy_regularization", entropy_regularization, minimum=0
         )
         self.per_example = bool(per_example)
         _check_counts(num_experts, k)

@@ -85,7 +85,7 @@ def soft_sharing(
     """
     # Layers.
     tasks = _graph.checked_tasks(tasks)
-    checks.finite_weight("strength", strength)
+    strength = checks.finite_number("strength", strength, minimum=0)
     checks.one_of("norm", norm, tuple(_PENALTIES))
     sources = _graph.model_inputs(inputs)
     stages = resolve_trunk(trunk)
@@ -102,7 +102,7 @@ def soft_sharing(
     # Config.
     model = _graph.multi_task_model(sources, outputs, tasks, name)
     tied = [list(names) for names in zip(*map(_names, columns.values()), strict=True)]
-    tie = {"layers": tied, "strength": float(strength), "norm": norm}
+    tie = {"layers": tied, "strength": strength, "norm": norm}
     return TiedModel(sources, outputs, name=name, tasks=model.tasks, tie=tie)
 
 
