@@ -52,6 +52,7 @@ class Column:
         *,
         copy_weights: bool = False,
     ) -> None:
+        checks.one_of("copy_weights", copy_weights, (False, True))
         self.name = name
         self._originals = list(stages)
         self._copy_weights = copy_weights

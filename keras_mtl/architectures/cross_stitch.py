@@ -77,6 +77,7 @@ def cross_stitch(
     # Layers.
     tasks = _graph.checked_tasks(tasks)
     alpha_same = checks.finite_number("alpha_same", alpha_same, minimum=0, maximum=1)
+    checks.one_of("per_channel", per_channel, (False, True))
     sources = _graph.model_inputs(inputs)
     stages = stages_of(trunk, "cross_stitch")
     _check_length(stages)

@@ -152,7 +152,8 @@ class SelectingGate(keras.layers.Layer):
         self.entropy_regularization = checks.finite_number(
             "entropy_regularization", entropy_regularization, minimum=0
         )
-        self.per_example = bool(per_example)
+        checks.one_of("per_example", per_example, (False, True))
+        self.per_example = per_example
         _check_counts(num_experts, k)
         self.num_bits = math.ceil(math.log2(num_experts))
         # Row e holds the bits of e, the highest first.

@@ -274,6 +274,20 @@ def test_what_is_no_trunk_is_refused(name, trunk):
         architectures.build_model(name, keras.Input((6,)), trunk, support.tasks())
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        (name, option)
+        for name in BUILDERS
+        for option, parameter in inspect.signature(architectures.get(name)).parameters.items()
+        if isinstance(parameter.default, bool)
+    ],
+)
+def test_an_option_that_is_yes_or_no_is_nothing_else(name, option):
+    with pytest.raises(ValueError, match=rf"`{option}` must be one of \[False, True\], received"):
+        support.build(name, **{option: "no"})
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_misspelt_feature_is_named(name):
     specs = {**support.tasks(), "first": Task(BinaryClassification(), features="s4")}
