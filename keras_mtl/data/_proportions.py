@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mtl.core import checks
+from keras_mtl.data._sizes import data_set_names, known
 
 NAMED = ("proportional", "uniform", "annealed")
 
@@ -31,18 +32,6 @@ def proportions(weights: Any, sizes: Mapping[str, int | None], epochs: int) -> n
         powers = _powers(weights, epochs)
         chances = _relative(powers, sizes, weights) ** powers[:, None]
     return chances / chances.sum(axis=1, keepdims=True)
-
-
-def known(sizes: Mapping[str, int | None], reason: str) -> dict[str, int]:
-    """Returns the sizes, if all are known."""
-    unknown = [name for name, size in sizes.items() if size is None]
-    if unknown:
-        example = ", ".join(f"'{name}': ..." for name in unknown)
-        raise ValueError(
-            f"`sizes` must give the number of rows of {unknown}, which their data sets do not "
-            f"tell and {reason}. Write `sizes={{{example}}}`."
-        )
-    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def _explicit(weights: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[float]:
@@ -77,22 +66,3 @@ def _relative(powers: np.ndarray, sizes: Mapping[str, int | None], weights: Any)
         return np.ones(len(sizes))
     rows = known(sizes, f"by which `weights={weights!r}` goes")
     return np.array(list(rows.values()), "float64") / max(rows.values())
-
-
-def data_set_names(
-    argument: str, received: Any, expected: Mapping[str, Any], *, partial: bool = True
-) -> None:
-    """Checks that the mapping `received` is keyed by names of data sets."""
-    if not isinstance(received, Mapping):
-        raise TypeError(
-            f"`{argument}` must be a dict keyed by data set, received {checks.describe(received)}. "
-            f"Expected keys: {list(expected)}."
-        )
-    unknown = [name for name in received if name not in expected]
-    missing = [name for name in expected if name not in received and not partial]
-    if unknown or missing:
-        hint = checks.suggestion(unknown[0], missing or expected) if unknown else ""
-        raise ValueError(
-            f"`{argument}` must be keyed by data set. Expected keys {list(expected)}, received "
-            f"{list(received)}. Missing: {missing}. Unknown: {unknown}.{hint}"
-        )

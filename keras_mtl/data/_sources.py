@@ -28,11 +28,6 @@ class Source(NamedTuple):
     inputs: Any
     labels: dict[str, Any]
 
-    def endless(self) -> tf.data.Dataset:
-        """Returns the rows again and again."""
-        # Before all else: where a batch ends a pass, a checkpoint loses the state of a shuffle.
-        return self.dataset.repeat()
-
 
 class Sources:
     """Checks data sets against each other, and gives rows of each the labels of all tasks.
@@ -53,28 +48,30 @@ class Sources:
         }
         self._missing = {task: self._missing_label(task) for task in self._partly_missing()}
 
-    def rows(self) -> list[tf.data.Dataset]:
-        """Returns endless data sets of rows `(x, {task: label})` with all tasks."""
-        return [self._filled(source) for source in self._sources]
+    def rows(self, *, endless: bool) -> list[tf.data.Dataset]:
+        """Returns data sets of rows `(x, {task: label})` with all tasks."""
+        return [self._filled(source, endless=endless) for source in self._sources]
 
     def batches(self, batch_size: int) -> list[tf.data.Dataset]:
         """Returns endless data sets of batches `(x, {task: label})` with all tasks."""
         if self._vary:
-            return [self.batch(rows, batch_size) for rows in self.rows()]
+            return [self.batch(rows, batch_size) for rows in self.rows(endless=True)]
         return [
-            source.endless()
+            source.dataset.repeat()
             .batch(batch_size, drop_remainder=True)
             .map(self._fill(source, many=True))
             for source in self._sources
         ]
 
-    def batch(self, rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    def batch(
+        self, rows: tf.data.Dataset, batch_size: int, *, drop_remainder: bool = True
+    ) -> tf.data.Dataset:
         """Batches rows; where they differ in length, pads them to the longest of the batch."""
         if not self._vary:
-            return rows.batch(batch_size, drop_remainder=True)
+            return rows.batch(batch_size, drop_remainder=drop_remainder)
         zeros = tf.nest.map_structure(lambda spec: tf.zeros([], spec.dtype), rows.element_spec[0])
         return rows.padded_batch(
-            batch_size, padding_values=(zeros, self._padding()), drop_remainder=True
+            batch_size, padding_values=(zeros, self._padding()), drop_remainder=drop_remainder
         )
 
     @property
@@ -82,14 +79,15 @@ class Sources:
         specs = tf.nest.flatten([source.dataset.element_spec for source in self._sources])
         return any(_varies(spec) for spec in specs)
 
-    def _filled(self, source: Source) -> tf.data.Dataset:
-        rows = source.endless()
+    def _filled(self, source: Source, *, endless: bool) -> tf.data.Dataset:
+        # Repeated first: where a batch ends a pass, a checkpoint loses the state of a shuffle.
+        rows = source.dataset.repeat() if endless else source.dataset
         if isinstance(rows.element_spec[1], Mapping) and not self._absent(source):
             return rows
         if not _is_small(rows.element_spec):
             return rows.map(self._fill(source, many=False))
         # Calling a function costs more than copying a small row twice.
-        chunks = rows.batch(_CHUNK, drop_remainder=True)
+        chunks = rows.batch(_CHUNK, drop_remainder=endless)
         return chunks.map(self._fill(source, many=True)).unbatch()
 
     def _fill(self, source: Source, *, many: bool) -> Callable[[Any, Any], Any]:

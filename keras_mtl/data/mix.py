@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mtl.core import checks
-from keras_mtl.data._proportions import data_set_names, known, proportions
+from keras_mtl.data._proportions import proportions
+from keras_mtl.data._sizes import known, sizes_of
 from keras_mtl.data._sources import Sources
 
 _UNITS = ("row", "batch")
@@ -32,7 +33,8 @@ def mix(
     n_i^(1/T) for n_i rows and a temperature T. A row keeps its inputs and labels; for the tasks
     its data set does not have it gets the marker of a missing label, which reaches neither loss
     nor metric nor gradient. A data set that ends begins again. The mixture does not shuffle:
-    shuffle the data sets, with a seed where training is to be repeated or resumed.
+    shuffle the data sets, with a seed where training is to be repeated or resumed. For evaluation
+    `keras_mtl.data.concatenate` gives every row once.
 
     The state of an iterator is saved by `tf.train.Checkpoint(iterator=iterator)`, and the one
     restored goes on as the one saved.
@@ -101,39 +103,16 @@ def mix(
     checks.positive_integer("epochs", epochs)
     checks.one_of("by", by, _UNITS)
     sources = Sources(datasets, {} if missing is None else missing)
-    rows = _sizes(datasets, {} if sizes is None else sizes)
+    rows = sizes_of(datasets, {} if sizes is None else sizes)
     chances = proportions(weights, rows, epochs)
     steps = _steps(steps_per_epoch, rows, batch_size)
     choices = _choices(chances, steps, batch_size if by == "row" else 1, checks.seed("seed", seed))
-    streams = sources.rows() if by == "row" else sources.batches(batch_size)
+    streams = sources.rows(endless=True) if by == "row" else sources.batches(batch_size)
     mixture = tf.data.Dataset.choose_from_datasets(streams, choices)
     if by == "row":
         mixture = sources.batch(mixture, batch_size)
     length = tf.data.experimental.assert_cardinality(steps * epochs)
     return mixture.apply(length).prefetch(tf.data.AUTOTUNE)
-
-
-def _sizes(datasets: Mapping[str, tf.data.Dataset], given: Any) -> dict[str, int | None]:
-    data_set_names("sizes", given, datasets)
-    return {
-        name: checks.positive_integer(f"sizes['{name}']", given[name])
-        if name in given
-        else _size(name, dataset)
-        for name, dataset in datasets.items()
-    }
-
-
-def _size(name: str, dataset: tf.data.Dataset) -> int | None:
-    size = int(dataset.cardinality())
-    if size > 0 or size == tf.data.INFINITE_CARDINALITY:
-        return max(size, 0) or None
-    # Its first row is read only where nothing else tells whether it has one.
-    if size == 0 or not any(True for _ in dataset.take(1)):
-        raise ValueError(
-            f"`datasets['{name}']` must have rows, received an empty data set. Leave it out, or "
-            "look for a filter or a file pattern that lets nothing through."
-        )
-    return None
 
 
 def _steps(given: int | None, sizes: Mapping[str, int | None], batch_size: int) -> int:
