@@ -2,7 +2,7 @@
 
 from keras_mtl.balancing.aligned_mtl import AlignedMTL as AlignedMTL
 from keras_mtl.balancing.base import GradientBalancing as GradientBalancing
-from keras_mtl.balancing.base import GramianBalancing as GramianBalancing
+from keras_mtl.balancing.base_gramian import GramianBalancing as GramianBalancing
 from keras_mtl.balancing.cagrad import CAGrad as CAGrad
 from keras_mtl.balancing.config import ConFIG as ConFIG
 from keras_mtl.balancing.cosine_gate import CosineGate as CosineGate

@@ -99,7 +99,7 @@ class GradientBalancing(Method):
         Returns:
             A tensor of shape `(num_params,)`.
         """
-        gradients = _float(gradients)
+        gradients = as_floats(gradients)
         if len(gradients.shape) != 2:
             raise ValueError(
                 "`gradients` must have shape (num_tasks, num_params), received shape "
@@ -109,7 +109,7 @@ class GradientBalancing(Method):
         self.build_for_parts([gradients.shape[1]])
         rows = active
         if self.needs_one_task:
-            chosen = self.choose(active) if chosen is None else _float(chosen)
+            chosen = self.choose(active) if chosen is None else as_floats(chosen)
             rows = active * ops.cast(chosen, active.dtype)
         gradients = ops.where(rows[:, None] > 0, gradients, 0)
         gramian = ops.matmul(gradients, ops.transpose(gradients))
@@ -129,7 +129,7 @@ class GradientBalancing(Method):
     def _checked_losses(self, losses: Any, active: Any) -> Any:
         if not self.needs_losses:
             return None
-        losses = None if losses is None else _float(losses)
+        losses = None if losses is None else as_floats(losses)
         if losses is None or tuple(losses.shape) != tuple(active.shape):
             received = "nothing" if losses is None else f"shape {tuple(losses.shape)}"
             raise ValueError(
@@ -208,124 +208,8 @@ class GradientBalancing(Method):
         return {**super().get_config(), "scope": self.scope}
 
 
-@keras.saving.register_keras_serializable(package="keras_mtl")
-class GramianBalancing(GradientBalancing):
-    """Base class of balancings whose direction is a weighted sum of the task gradients.
-
-    A subclass writes `solve(gramian, active)` and returns the weights `(num_tasks,)`, in the
-    dtype of `gramian`; it gets further keywords as `GradientBalancing` says. Weights of absent
-    tasks do not matter: they are set to 0. They are those of the heads too with `weights_heads`.
-
-    Args:
-        scope: `"parameters"` or `"features"`, as in `GradientBalancing`.
-        refresh_every: Integer >= 1. In training, the steps from one search for weights to the
-            next. In between the last ones are reused, at the cost of one backward pass; a task
-            that was absent at the search keeps its last weight, 1 at first. State of the method
-            moves at the searches only.
-        name: Optional string. Name of the layer.
-
-    Input shape: `(num_tasks, num_params)`, one gradient a row.
-    Output shape: `(num_params,)`, the direction to descend.
-
-    Raises:
-        TypeError: If `refresh_every` is no integer.
-        ValueError: If `scope` is neither of the two or refused, or `refresh_every` < 1.
-    """
-
-    def __init__(
-        self,
-        scope: str = "parameters",
-        refresh_every: int = 1,
-        name: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(scope=scope, name=name, **kwargs)
-        self.refresh_every = checks.positive_integer("refresh_every", refresh_every)
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        super().build(input_shape)
-        if self.refresh_every > 1:
-            self.last_weights = self.add_task_variable("last_weights", "ones")
-            self.steps_since_refresh = self.add_weight(
-                shape=(),
-                initializer="zeros",
-                trainable=False,
-                name="steps_since_refresh",
-                aggregation="only_first_replica",
-            )
-
-    def call(self, gradients: Any, gramian: Any, active: Any, **more: Any) -> Any:
-        return ops.matmul(self.find_weights(gramian, active, **more), gradients)
-
-    def solve(self, gramian: Any, active: Any, **more: Any) -> Any:
-        """Returns the weights `(num_tasks,)` for a Gramian `(num_tasks, num_tasks)`."""
-        raise NotImplementedError(f"{type(self).__name__} must define `solve(gramian, active)`.")
-
-    def find_weights(self, gramian: Any, active: Any, **more: Any) -> Any:
-        """Returns what `solve` finds, in the Gramian's dtype and 0 for absent tasks."""
-        weights = ops.cast(self.solve(gramian, active, **more), gramian.dtype)
-        return ops.where(active > 0, weights, 0)
-
-    def compute_weights(
-        self, gramian: Any, active: Any = None, *, losses: Any = None, cross_gramian: Any = None
-    ) -> Any:
-        """Returns the weight of each task gradient in the direction.
-
-        Args:
-            gramian: Array of shape `(num_tasks, num_tasks)`, inner products of the gradients.
-            active: Optional boolean array of shape `(num_tasks,)`; `False` for absent tasks.
-            losses: Array of shape `(num_tasks,)`, for methods with `needs_losses`.
-            cross_gramian: Optional array of shape `(num_tasks, num_tasks)`, for methods with
-                `needs_cross_gramian`; by default the Gramian, as for one and the same batch.
-
-        Returns:
-            A tensor of shape `(num_tasks,)`; 0 for absent tasks.
-        """
-        gramian = _square("gramian", gramian)
-        active = self._prepare("gramian", gramian, active)
-        cross = gramian if cross_gramian is None else _square("cross_gramian", cross_gramian)
-        both = (active[:, None] * active[None, :]) > 0
-        more = self.more(
-            losses=self._checked_losses(losses, active), cross_gramian=ops.where(both, cross, 0)
-        )
-        return self.find_weights(ops.where(both, gramian, 0), active, **more)
-
-    def combine(
-        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
-    ) -> list[Any]:
-        weights = self.find_weights(gramian, active, **more)
-        return [ops.matmul(weights, part) for part in gradients]
-
-    def balance(
-        self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
-    ) -> tuple[list[Any], Any]:
-        weights = self.find_weights(gramian, active, **more)
-        if self.refresh_every > 1:
-            self.last_weights.assign(weights)
-            self.steps_since_refresh.assign(1.0)
-        heads = self.head_weights(weights, active, **more) if self.weights_heads else None
-        return [ops.matmul(weights, part) for part in gradients], heads
-
-    def count_step(self) -> None:
-        """Counts a step in which the last weights were reused."""
-        self.steps_since_refresh.assign(ops.mod(self.steps_since_refresh + 1, self.refresh_every))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "refresh_every": self.refresh_every}
-
-
-def _square(argument: str, matrix: Any) -> Any:
-    matrix = _float(matrix)
-    if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(
-            f"`{argument}` must have shape (num_tasks, num_tasks), received shape "
-            f"{tuple(matrix.shape)}. For gradients G as rows it is G @ G.T."
-        )
-    return matrix
-
-
 def _checked_features(features: Any, gradients: Any) -> Any:
-    features = _float(features)
+    features = as_floats(features)
     if math.prod(features.shape) != gradients.shape[1]:
         raise ValueError(
             f"`features` must have as many elements as a gradient, {gradients.shape[1]}, received "
@@ -335,6 +219,7 @@ def _checked_features(features: Any, gradients: Any) -> Any:
     return features
 
 
-def _float(array: Any) -> Any:
+def as_floats(array: Any) -> Any:
+    """Returns an array as a tensor of floats, in its own dtype where it has them."""
     array = ops.convert_to_tensor(array)
     return array if keras.backend.is_float_dtype(array.dtype) else ops.cast(array, "float32")

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_mtl.balancing.base import GramianBalancing
+from keras_mtl.balancing.base_gramian import GramianBalancing
 from keras_mtl.core import checks, conflict_averse
 
 RESCALES = (None, "1+c^2", "1+c")

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mtl.balancing.base import GramianBalancing
+from keras_mtl.balancing.base_gramian import GramianBalancing
 from keras_mtl.core import checks
 
 # The paper has no bound. At 1 gradients would have to be parallel: 22 times the other is added.

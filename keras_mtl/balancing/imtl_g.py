@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mtl.balancing.base import GramianBalancing
+from keras_mtl.balancing.base_gramian import GramianBalancing
 from keras_mtl.core import spectral
 
 # The paper has no bound: the sum of a may be as small as it likes.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from keras_mtl.balancing.base import GramianBalancing
+from keras_mtl.balancing.base_gramian import GramianBalancing
 from keras_mtl.core.preference import Preference
 from keras_mtl.core.roles import TaskRole
 

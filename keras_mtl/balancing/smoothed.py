@@ -6,7 +6,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_mtl.balancing.base import GramianBalancing
+from keras_mtl.balancing.base_gramian import GramianBalancing
 from keras_mtl.core import checks
 from keras_mtl.core.roles import TaskRole
 

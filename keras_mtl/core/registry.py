@@ -69,7 +69,8 @@ class Registry(_Exports):
 
     Args:
         package: String. The package's import name.
-        base: Class. The base class of the methods, left out of the names itself.
+        base: Class. The base class of the methods. What stands in its file, or in files that begin
+            with its file's name and an underscore, is left out of the names.
         argument: String. What `get` resolves, for its messages.
         default: Optional string. What `None` and `"none"` stand for; `None` for no method.
     """
@@ -80,11 +81,11 @@ class Registry(_Exports):
         self._default = default
 
     def _accepts(self, value: Any) -> bool:
-        return (
-            isinstance(value, type)
-            and issubclass(value, self._base)
-            and value.__module__ != self._base.__module__
-        )
+        if not isinstance(value, type) or not issubclass(value, self._base):
+            return False
+        # Neither what stands in `base`, nor in `base_...` beside it.
+        base = self._base.__module__
+        return value.__module__ != base and not value.__module__.startswith(f"{base}_")
 
     def get(self, identifier: Any) -> Any:
         """Returns a method from its name, class, config or instance.

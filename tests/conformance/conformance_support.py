@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras import ops
 
 import keras_mtl
-from keras_mtl.balancing.base import SCOPES, GradientBalancing, GramianBalancing
+from keras_mtl.balancing.base import SCOPES, GradientBalancing
+from keras_mtl.balancing.base_gramian import GramianBalancing
 from keras_mtl.core.method import Method
 from keras_mtl.weighting.base import LossWeighting
 

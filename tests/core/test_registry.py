@@ -20,6 +20,7 @@ def package(monkeypatch):
     module = types.ModuleType("toy_package")
     method = type("PlainSum", (Base,), {"__module__": "toy_package.plain_sum"})
     module.Base, module.PlainSum = Base, method
+    module.WeightedBase = type("WeightedBase", (Base,), {"__module__": "toy_package.base_weighted"})
     module.two_rooms = lambda *arguments: arguments
     module.helper = lambda: None
     for name in ("two_rooms", "helper"):
