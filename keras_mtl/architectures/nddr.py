@@ -151,7 +151,7 @@ class Fusion(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.normalization = keras.layers.BatchNormalization(
-            momentum=0.95, epsilon=1e-3, dtype=self.dtype_policy
+            momentum=0.95, epsilon=1e-3, dtype=self.dtype_policy, name="normalization"
         )
         self.supports_masking = True
 

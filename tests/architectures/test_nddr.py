@@ -122,6 +122,12 @@ def test_the_regularizer_is_of_every_fusion():
     np.testing.assert_allclose(sum(model.losses), 4 * 0.5 * 2 * (0.81 + 0.01), rtol=1e-6)
 
 
+def test_variables_have_the_same_names_in_every_build():
+    builds = [support.build("nddr") for _ in range(2)]
+    first, second = ([v.path for v in model.variables if "fusion" in v.path] for model in builds)
+    assert first == second
+
+
 def test_one_task_is_fused_with_none():
     model = nddr(keras.Input((2,)), [identity(2, name="s")], {"a": raw()}, alpha=1.0)
     found = support.predictions(model, np.array([[1.0, 2.0]]))["a"]
