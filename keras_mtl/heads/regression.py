@@ -13,7 +13,8 @@ class Regression(DenseHead):
     """Predicts numbers: pool, one dense layer, by default no activation.
 
     Predictions are `activation(W pool(features) + b)`. Missing targets are NaN, in some columns
-    or in all. Without pooling each step or pixel has its own, as in depth estimation. Adds `(channels + 1) * units` parameters.
+    or in all. Without pooling each step or pixel has its own, as in depth estimation. Adds
+    `(channels + 1) * units` parameters.
 
     Args:
         units: Integer >= 1. How many numbers to predict; 1 by default.
