@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_mtl.core import checks, entities
+from keras_mtl.core.chains import Chain, ChainLoss
 from keras_mtl.core.entity_f1 import EntityF1
 from keras_mtl.heads.base import DenseHead
 
@@ -21,6 +22,13 @@ class Tagging(DenseHead):
     a dict with the ids of the `tags` and their `probabilities`. Adds `(channels + 1) * num_tags`
     parameters.
 
+    With `crf=True` a linear chain scores which tag follows which. Predictions are then, at each
+    token, the softmax over its tags of the score of the best sequence through each, so that the
+    highest are the sequence of Viterbi: for metrics and when served too. The loss is the negative
+    log likelihood of the sentences' tags, a labelled token; it sums over the tags of tokens
+    without a label. Without transitions, as at first, both are what they are without `crf`. Adds
+    `num_tags * (num_tags + 2)` parameters.
+
     Args:
         num_tags: Integer >= 2. Labels are integers from 0 to `num_tags - 1`.
         scheme: `"BIO"` (default), `"BIOES"` or `"BILOU"`: how tags mark entities. `None` where
@@ -30,6 +38,7 @@ class Tagging(DenseHead):
         activation: `"softmax"` for probabilities (default), or `None` for logits.
         ignore_class: Optional integer. The label that means "no label"; -1 by default, `None`
             where every label counts.
+        crf: Boolean. Whether a linear-chain conditional random field scores the tags.
         kernel_initializer: Initializer of the kernel, as in `keras.layers.Dense`.
         kernel_regularizer: Optional regularizer of the kernel.
         name: Optional string. Name of the layer; builders rename it to the task's name.
@@ -49,6 +58,12 @@ class Tagging(DenseHead):
     (None, 12, 3)
     >>> [getattr(metric, "name", metric) for metric in head.default_metrics()]
     ['accuracy', 'f1']
+
+    Reference:
+        Lafferty, McCallum, Pereira 2001, Conditional random fields, ICML, section 3;
+        Lample et al. 2016, Neural architectures for named entity recognition, arXiv:1603.01360,
+        section 2.2. Tokens without a label: Tsuboi et al. 2008, Training conditional random fields
+        using incomplete annotations, COLING, eq. 2, https://aclanthology.org/C08-1113.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class Tagging(DenseHead):
         tags: Sequence[str] | None = None,
         activation: str | None = "softmax",
         ignore_class: int | None = -1,
+        crf: bool = False,
         **kwargs: Any,
     ) -> None:
         checks.one_of("activation", activation, ("softmax", None))
@@ -68,6 +84,13 @@ class Tagging(DenseHead):
         self.num_tags = num_tags
         self.scheme = scheme
         self.tags = _names(num_tags, scheme, tags)
+        self.crf = bool(crf)
+        if self.crf and activation is None:
+            raise ValueError(
+                '`activation` must be "softmax" with `crf=True`, received None: the most probable '
+                "tags follow from the logits of all tokens."
+            )
+        self.chain = Chain(num_tags, name="chain") if self.crf else None
 
     def build(self, features_shape: Any) -> None:
         super().build(features_shape)
@@ -78,7 +101,21 @@ class Tagging(DenseHead):
                 "`keras.layers.LSTM(units, return_sequences=True)`."
             )
 
+    def call(self, features: Any, mask: Any = None) -> Any:
+        predictions = super().call(features, mask)
+        if self.chain is None:
+            return predictions
+        logits, present = predictions._keras_logits, self.compute_mask(features, mask)
+        if present is None:
+            present = keras.ops.ones_like(logits[..., 0], dtype="bool")
+        best = self.chain.probabilities(logits, keras.ops.cast(present, "bool"))
+        # As Keras does with the logits of probabilities: the loss reads them.
+        best._keras_logits = logits
+        return best
+
     def default_loss(self) -> keras.Loss:
+        if self.chain is not None:
+            return ChainLoss(self.chain)
         return keras.losses.SparseCategoricalCrossentropy(from_logits=self.activation is None)
 
     def default_metrics(self) -> list[Any]:
@@ -93,7 +130,7 @@ class Tagging(DenseHead):
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "num_tags": self.num_tags, "scheme": self.scheme}
         del config["pooling"]
-        return {**config, "tags": self.tags}
+        return {**config, "tags": self.tags, "crf": self.crf}
 
 
 def _names(num_tags: int, scheme: str | None, tags: Sequence[str] | None) -> list[str] | None:
