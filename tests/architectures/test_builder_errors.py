@@ -1,9 +1,12 @@
-"""What builders refuse, and what they say; `hard_sharing` stands for all of them."""
+"""What builders refuse, and what they say; mostly `hard_sharing` stands for all of them."""
 
+import inspect
+
+import architecture_support as support
 import keras
 import pytest
 
-from keras_mtl import Task
+from keras_mtl import Task, architectures
 from keras_mtl.architectures import hard_sharing
 from keras_mtl.heads import Classification, Regression
 
@@ -141,3 +144,24 @@ def test_a_head_that_cannot_be_rebuilt_is_named():
     head = keras.layers.Lambda(lambda x: x, name="odd")
     with pytest.raises(ValueError, match="Layer 'odd' of type Lambda cannot be rebuilt"):
         build({"a": Task(head, loss="mse")})
+
+
+@pytest.mark.parametrize("name", support.BUILDERS)
+@pytest.mark.parametrize("trunk", [None, "resnet", keras.layers.Dense, lambda x: x])
+def test_what_is_no_trunk_is_refused(name, trunk):
+    with pytest.raises(TypeError, match="`trunk` must be a layer, a model, a list of layers, or"):
+        architectures.build_model(name, keras.Input((6,)), trunk, support.tasks())
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        (name, option)
+        for name in support.BUILDERS
+        for option, parameter in inspect.signature(architectures.get(name)).parameters.items()
+        if isinstance(parameter.default, bool)
+    ],
+)
+def test_an_option_that_is_yes_or_no_is_nothing_else(name, option):
+    with pytest.raises(ValueError, match=rf"`{option}` must be one of \[False, True\], received"):
+        support.build(name, **{option: "no"})

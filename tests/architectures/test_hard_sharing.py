@@ -1,9 +1,11 @@
+import architecture_support as support
 import keras
 import numpy as np
 import pytest
 
 from keras_mtl import Task
 from keras_mtl.architectures import hard_sharing
+from keras_mtl.core.partition import Partition
 from keras_mtl.heads import BinaryClassification, Classification, Regression
 
 
@@ -47,6 +49,26 @@ def test_parameters_are_those_of_trunk_towers_and_heads_once():
     model = hard_sharing(keras.Input((3,)), trunk, tasks)
     stages, heads, tower = (3 + 1) * 8 + (8 + 1) * 6, (6 + 1) * 10 + (5 + 1), (6 + 1) * 5
     assert model.count_params() == stages + heads + tower
+
+
+def test_parameters_of_a_convolutional_trunk():
+    trunk = (9 * 2 + 1) * 4 + 4 * 4 + (9 * 4 + 1) * 6 + 4 * 6
+    towers_and_heads = (6 + 1) * 5 + (5 + 1) + (6 + 1)
+    model = support.build("hard_sharing", "convolutional")
+    assert model.count_params() == trunk + towers_and_heads
+
+
+def test_the_trunk_is_shared_towers_and_heads_are_private_and_sharing_ends_between():
+    model = support.build("hard_sharing", "convolutional")
+    partition = Partition(model, dict(model.output))
+    found = {task: partition.private(model.trainable_variables, task) for task in model.output}
+    found["shared"] = partition.shared(model.trainable_variables)
+    assert {key: {v.path.split("/")[0] for v in variables} for key, variables in found.items()} == {
+        "first": {"first_tower", "first"},
+        "second": {"second"},
+        "shared": {"stage1", "stage2"},
+    }
+    assert [cut._keras_history.operation.name for cut in partition.cuts] == ["stage2"]
 
 
 def test_layers_are_named_after_their_task():

@@ -134,13 +134,15 @@ def test_token_ids_are_refused():
         architectures.mmoe(ids, keras.layers.Embedding(9, 4), support.tasks())
 
 
-def test_one_expert_is_hard_sharing():
-    inputs, trunk = support.inputs_and_trunk("convolutional", "one")
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_one_expert_is_hard_sharing(kind):
+    inputs, trunk = support.inputs_and_trunk(kind, "one")
     alone = architectures.hard_sharing(inputs, trunk, support.tasks())
     model = architectures.mmoe(inputs, trunk, support.tasks(), num_experts=1)
     own = [v for v in model.variables if "_gate/" not in v.path]
     for variable, other in zip(own, alone.variables, strict=True):
-        variable.assign(other)
-    x = keras.random.normal((3, *support.SHAPES["convolutional"]))
+        # Of a dense trunk the one expert has a first axis of 1.
+        variable.assign(np.reshape(other, variable.shape))
+    x = keras.random.normal((3, *support.SHAPES[kind]))
     for task, expected in support.predictions(alone, x).items():
         np.testing.assert_allclose(support.predictions(model, x)[task], expected, rtol=1e-6)
