@@ -115,7 +115,7 @@ def test_a_model_learns_both_tasks(tmp_path):
     trunk = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(16, activation="relu")])
     model = keras_mtl.architectures.hard_sharing(keras.Input((3, 3, 1)), trunk, tasks)
     model.compile(keras.optimizers.Adam(0.03))
-    logs = model.fit(rows.batch(20), epochs=4, verbose=0).history
+    logs = model.fit(rows.batch(20), epochs=8, verbose=0).history
     assert logs["left_accuracy"][-1] > 0.95
     assert logs["right_accuracy"][-1] > 0.95
 
