@@ -13,6 +13,8 @@ from keras_mtl.core.sequence_loss import SequenceLoss
 
 # A logit so low that the probability is 0, and far from overflow.
 IMPOSSIBLE = -1e9
+# An odd number drawn at random from 63 bits, the base in which characters spell a word.
+_BASE = 6364136223846793005
 
 
 def only_blank(logits: Any, mask: Any) -> Any:
@@ -66,7 +68,7 @@ class TranscriptLoss(SequenceLoss):
 
     Reference:
         Graves, Fernandez, Gomez, Schmidhuber 2006, Connectionist temporal classification, ICML,
-        eq. 5, https://www.cs.toronto.edu/~graves/icml_2006.pdf.
+        eq. 3, https://www.cs.toronto.edu/~graves/icml_2006.pdf.
     """
 
     def __init__(self, from_logits: bool = False, name: str = "ctc", **kwargs: Any) -> None:
@@ -148,6 +150,42 @@ def most_likely(predictions: Any) -> Any:
     return ops.take_along_axis(ids, order, axis=1)
 
 
+def words(ids: Any, separator: int) -> Any:
+    """Returns one number for each word, the same for the same word.
+
+    Words are the polynomials of their characters modulo 2^64, in which different words have the
+    same number once in 10^18 pairs.
+
+    >>> numbers = keras_mtl.core.transcripts.words([[1, 2, 9, 1, 9, 9, 1, 2]], separator=9)[0]
+    >>> [bool(numbers[0] == numbers[2]), bool(numbers[0] == numbers[1]), int(numbers[3])]
+    [True, False, 0]
+
+    Args:
+        ids: Integer tensor `(batch, length)`, padded with 0.
+        separator: Integer. The id between words.
+
+    Returns:
+        An integer tensor `(batch, length)`, padded with 0.
+    """
+    ids = ops.cast(ids, "int64")
+    rows, length = ops.shape(ids)
+    inside = ops.logical_and(ids != 0, ids != separator)
+    before = ops.concatenate([ops.zeros_like(inside[:, :1]), inside[:, :-1]], axis=1)
+    starts = ops.logical_and(inside, ops.logical_not(before))
+    number = ops.cumsum(ops.cast(starts, "int32"), axis=1)
+    number = number + (length + 1) * ops.expand_dims(ops.arange(rows, dtype="int32"), 1)
+
+    def by_word(values: Any) -> Any:
+        flat = ops.reshape(values, (-1,)), ops.reshape(number, (-1,))
+        return ops.segment_sum(*flat, num_segments=rows * (length + 1))
+
+    places = ops.broadcast_to(ops.arange(length, dtype="int32"), ops.shape(ids))
+    first = ops.take(by_word(ops.where(starts, places, 0)), number)
+    powers = ops.cumprod(ops.full_like(ids[0], _BASE))
+    spelt = by_word(ops.where(inside, ids * ops.take(powers, places - first), 0))
+    return ops.reshape(spelt, (rows, length + 1))[:, 1:]
+
+
 def edit_distance(left: Any, right: Any) -> Any:
     """Counts the insertions, deletions and substitutions from one transcript to the other.
 
@@ -161,12 +199,12 @@ def edit_distance(left: Any, right: Any) -> Any:
     Returns:
         An integer tensor `(batch,)`.
     """
-    left, right = ops.cast(left, "int32"), ops.cast(right, "int32")
+    left, right = ops.cast(left, "int64"), ops.cast(right, "int64")
     lengths = [ops.sum(ops.cast(part != 0, "int32"), axis=1) for part in (left, right)]
     last = ops.max(lengths[0] + lengths[1])
     # Cell (i, j) of the table of Levenshtein has place i in diagonal i + j: one depends on two.
     places = ops.arange(ops.shape(left)[1] + 1, dtype="int32")
-    first = ops.zeros_like(ops.pad(left, [[0, 0], [1, 0]]))
+    first = ops.zeros_like(ops.pad(left, [[0, 0], [1, 0]]), dtype="int32")
     at_end = ops.expand_dims(lengths[0], 1)
 
     def step(diagonal: Any, before: Any, current: Any, found: Any) -> tuple[Any, ...]:

@@ -19,9 +19,9 @@ class Transcription(DenseHead):
     Predictions are `softmax(W features + b)` at each step, over the blank, which has id 0, and
     the tokens, of which the first has id 1. The loss is the negative log probability of all ways
     to say the transcript, one value a row; at padding the blank is certain, so padding changes
-    nothing. The metric is the error rate of the likeliest tokens, and these are what is served:
-    ids `(batch, steps)`, padded with 0, which `texts` turns into strings. Adds
-    `(channels + 1) * (len(vocabulary) + 1)` parameters.
+    nothing. The metric is the error rate of the likeliest tokens, and of words where characters
+    and a space spell them. These tokens are what is served: ids `(batch, steps)`, padded with 0,
+    which `texts` turns into strings. Adds `(channels + 1) * (len(vocabulary) + 1)` parameters.
 
     Labels are ids `(batch, length)` from 1 on, padded with 0 at the end; a row of 0 is silence, a
     row of `ignore_class` has no label. `encode` makes them of texts. A transcript too long for its
@@ -54,6 +54,10 @@ class Transcription(DenseHead):
     [[3, 2, 1], [4, 1, 2], [-1, -1, -1]]
     >>> head.texts(labels)
     ['one', 'ten', '']
+
+    Reference:
+        Graves, Fernandez, Gomez, Schmidhuber 2006, Connectionist temporal classification, ICML,
+        eq. 3, https://www.cs.toronto.edu/~graves/icml_2006.pdf; best path decoding, section 3.2.
     """
 
     def __init__(
@@ -96,7 +100,10 @@ class Transcription(DenseHead):
         return transcripts.TranscriptLoss(from_logits=self.activation is None)
 
     def default_metrics(self) -> list[keras.Metric]:
-        return [ErrorRate()]
+        if self._separator or " " not in self.vocabulary:
+            return [ErrorRate()]
+        space = self.vocabulary.index(" ") + 1
+        return [ErrorRate(), ErrorRate(space, name="word_error_rate")]
 
     def decode(self, predictions: Any) -> Any:
         return transcripts.most_likely(predictions)

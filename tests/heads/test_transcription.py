@@ -115,6 +115,44 @@ def test_edit_distance_is_that_of_tensorflow(jit_compile):
     np.testing.assert_array_equal(distance(right, left), expected)
 
 
+SPACE = 3
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_words_are_the_same_where_python_splits_the_same(jit_compile):
+    ids = padded(14)
+    split = [
+        "".join("_ab "[i] for i in row).rstrip("_").split()
+        for row in ids  # a and b spell, 3 is a space
+    ]
+    numbers = tf.function(lambda x: transcripts.words(x, SPACE), jit_compile=jit_compile)(ids)
+    seen = {}
+    for row, found in zip(split, np.asarray(numbers), strict=True):
+        assert np.count_nonzero(found) == len(row)
+        assert np.all(found[: len(row)] != 0)
+        for word, number in zip(row, found[: len(row)], strict=True):
+            assert seen.setdefault(word, number) == number
+    assert len(seen) == len(set(seen.values())) > 40
+
+
+def test_word_error_rate_counts_whole_words():
+    head = Transcription("ab ")
+    characters, in_words = head.default_metrics()
+    for expected, found in [("ab a", "ab b"), ("b", "b  ab")]:  # a wrong word; one too many
+        ids = head.encode([expected])
+        steps = np.array([i for token in head.encode([found])[0] for i in (token, 0)])
+        for metric in (characters, in_words):
+            metric.update_state(ids, np.eye(4)[steps[None]])
+    assert (characters.name, in_words.name) == ("error_rate", "word_error_rate")
+    assert float(characters.result()) == pytest.approx((1 + 4) / 5, abs=1e-6)
+    assert float(in_words.result()) == pytest.approx(2 / 3, abs=1e-6)
+    assert ErrorRate.from_config(in_words.get_config()).separator == SPACE
+
+
+def test_words_as_tokens_have_one_error_rate():
+    assert [m.name for m in Transcription(["go", " "]).default_metrics()] == ["error_rate"]
+
+
 def test_error_rate_is_exact_over_batches_and_no_mean_of_theirs():
     metric = ErrorRate()
     metric.update_state([[1, 2, 1, 2]], np.eye(3)[[[1, 2, 1, 2]]])  # no error in 4
