@@ -42,8 +42,8 @@ class EntityF1(keras.metrics.Metric):
     0.5
 
     Reference:
-        Tjong Kim Sang, De Meulder 2003, Introduction to the CoNLL-2003 shared task, section 2.3
-        (https://aclanthology.org/W03-0419); its script conlleval.
+        Tjong Kim Sang, De Meulder 2003, Introduction to the CoNLL-2003 shared task, on its
+        evaluation by the script conlleval, https://aclanthology.org/W03-0419.
     """
 
     def __init__(self, tags: Sequence[str], name: str = "f1", dtype: Any = None) -> None:

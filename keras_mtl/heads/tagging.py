@@ -63,7 +63,7 @@ class Tagging(DenseHead):
         Lafferty, McCallum, Pereira 2001, Conditional random fields, ICML, section 3;
         Lample et al. 2016, Neural architectures for named entity recognition, arXiv:1603.01360,
         section 2.2. Tokens without a label: Tsuboi et al. 2008, Training conditional random fields
-        using incomplete annotations, COLING, eq. 2, https://aclanthology.org/C08-1113.
+        using incomplete annotations, COLING, https://aclanthology.org/C08-1113.
     """
 
     def __init__(
