@@ -117,12 +117,12 @@ class Gate(keras.layers.Layer):
         )
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        product = ops.matmul(_at_least_float32(inputs), _at_least_float32(self.kernel))
+        product = ops.matmul(at_least_float32(inputs), at_least_float32(self.kernel))
         logits = product / self.temperature
-        weights = _softmax(logits)
+        weights = softmax(logits)
         if self.load_balancing:
             self.add_loss(self.load_balancing * squared_variation(weights))
-        return _softmax(self._with_some_left_out(logits)) if training and self.dropout else weights
+        return softmax(self._with_some_left_out(logits)) if training and self.dropout else weights
 
     def _with_some_left_out(self, logits: Any) -> Any:
         draws = keras.random.uniform(ops.shape(logits), seed=self.seed_generator)
@@ -159,12 +159,14 @@ def squared_variation(weights: Any) -> Any:
     return ops.var(means) * weights.shape[-1] ** 2
 
 
-def _at_least_float32(x: Any) -> Any:
+def at_least_float32(x: Any) -> Any:
+    """Returns `x` in float32, or as it is where it is finer."""
     return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
-def _softmax(logits: Any) -> Any:
-    # Not `ops.softmax`, which warns of a single expert.
+def softmax(logits: Any) -> Any:
+    """Returns the softmax over the last axis, which may have one entry."""
+    # Not `ops.softmax`, which warns of one.
     return ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
 
 

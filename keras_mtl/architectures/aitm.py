@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_mtl.architectures import _graph
 from keras_mtl.architectures._columns import one_tensor, task_columns
+from keras_mtl.architectures._gates import at_least_float32
 from keras_mtl.architectures._steps import StepHead, check_steps, logit_layers
 from keras_mtl.core import checks
 from keras_mtl.core.rebuild import resolve_trunk
@@ -174,7 +175,7 @@ class InformationAttention(keras.layers.Layer):
         del mask
         both = ops.stack(list(inputs), axis=-2)  # (batch, ..., 2, size)
         # float32: a sum of products of float16 overflows at 65504.
-        keys, queries = (_at_least_float32(ops.matmul(both, h)) for h in (self.h2, self.h3))
+        keys, queries = (at_least_float32(ops.matmul(both, h)) for h in (self.h2, self.h3))
         scores = ops.sum(keys * queries, axis=-1, keepdims=True) / math.sqrt(both.shape[-1])
         weights = ops.cast(ops.softmax(scores, axis=-2), both.dtype)
         return ops.sum(weights * ops.matmul(both, self.h1), axis=-2)
@@ -182,10 +183,6 @@ class InformationAttention(keras.layers.Layer):
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         del inputs
         return None if mask is None else mask[1]
-
-
-def _at_least_float32(x: Any) -> Any:
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")

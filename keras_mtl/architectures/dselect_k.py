@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mtl.architectures import _graph
 from keras_mtl.architectures._experts import Experts, mix
-from keras_mtl.architectures._gates import gate_features
+from keras_mtl.architectures._gates import gate_features, softmax
 from keras_mtl.core import checks
 from keras_mtl.core.rebuild import resolve_trunk
 from keras_mtl.model import MultiTaskModel
@@ -176,9 +176,7 @@ class SelectingGate(keras.layers.Layer):
         selectors = self._selectors(ops.reshape(bits, (-1, self.k, self.num_bits, 1)))
         self._add_penalties(selectors)
         logits = self._logits(inputs, self.selector_weights)
-        # Not `ops.softmax`, which warns of a single selector.
-        shares = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
-        weights = ops.sum(ops.expand_dims(shares, -1) * selectors, axis=1)
+        weights = ops.sum(ops.expand_dims(softmax(logits), -1) * selectors, axis=1)
         return ops.broadcast_to(weights, (ops.shape(inputs)[0], self.num_experts))
 
     def _logits(self, inputs: Any, weights: Any) -> Any:
