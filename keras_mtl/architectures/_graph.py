@@ -1,6 +1,6 @@
 """What every builder does: tasks, inputs, trunk, features, towers, heads, model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -143,7 +143,11 @@ def task_output(
 
 
 def multi_task_model(
-    sources: Any, outputs: Mapping[str, Any], tasks: Mapping[str, Task], name: str | None
+    sources: Any,
+    outputs: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    name: str | None,
+    make: Callable[..., MultiTaskModel] = MultiTaskModel,
 ) -> MultiTaskModel:
     """Returns the model from its inputs to the tasks' predictions.
 
@@ -152,6 +156,7 @@ def multi_task_model(
         outputs: Dict from task name to its predictions.
         tasks: Dict of `Task`; the model keeps what is left without layers.
         name: Optional string. Name of the model.
+        make: The model's class, or a function with its arguments.
 
     Raises:
         ValueError: If a task has the name of an input or of another layer, or two layers have
@@ -159,7 +164,7 @@ def multi_task_model(
     """
     _check_layer_names([*keras.tree.flatten(outputs), *keras.tree.flatten(sources)], outputs)
     specifications = {key: task.without_layers() for key, task in tasks.items()}
-    return MultiTaskModel(sources, dict(outputs), name=name, tasks=specifications)
+    return make(sources, dict(outputs), name=name, tasks=specifications)
 
 
 def _check_task(name: str, task: Task) -> None:

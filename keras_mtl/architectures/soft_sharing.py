@@ -1,6 +1,7 @@
 """Soft parameter sharing: a trunk for each task, tied by a penalty on their weights."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -100,10 +101,9 @@ def soft_sharing(
     }
 
     # Config.
-    model = _graph.multi_task_model(sources, outputs, tasks, name)
     tied = [list(names) for names in zip(*map(_names, columns.values()), strict=True)]
     tie = {"layers": tied, "strength": strength, "norm": norm}
-    return TiedModel(sources, outputs, name=name, tasks=model.tasks, tie=tie)
+    return _graph.multi_task_model(sources, outputs, tasks, name, partial(TiedModel, tie=tie))
 
 
 def _names(column: Any) -> list[str]:
