@@ -116,6 +116,8 @@ class BatchReader:
                 f"`y['{plan.name}']` has labels of unknown or changing rank. Give every batch the "
                 "same rank; in a `tf.data` pipeline fix it with `tf.ensure_shape`."
             )
+        if plan.is_sparse and not isinstance(predictions, Mapping):
+            _check_places(plan.name, labels, predictions)
         labels, mask = split_missing(align(labels, predictions), plan.ignore_class)
         if training and plan.class_weight is not None:
             weight = times(weight, _class_weights(plan, labels, predictions))
@@ -132,6 +134,18 @@ class BatchReader:
         if isinstance(predictions, Mapping):
             return None
         return getattr(predictions, "_keras_mask", None)
+
+
+def _check_places(task: str, labels: Any, predictions: Any) -> None:
+    """Checks that class ids have a place for each prediction, where the lengths are known."""
+    expected = predictions.shape[1:-1]
+    received = labels.shape[1:][: len(expected)]
+    if not received.is_compatible_with(expected):
+        raise ValueError(
+            f"`y['{task}']` must have a label for each prediction, of shape "
+            f"{('batch', *expected)}, received {('batch', *labels.shape[1:])}. Pad labels as the "
+            "inputs are padded: labels of padding are not read."
+        )
 
 
 def _weight_of(sample_weight: Any, task: str) -> Any:

@@ -239,6 +239,15 @@ def test_rows_of_a_tag_out_of_range_are_refused():
         build(Tagging(5)).fit(TOKENS, labels(np.where(TAGS == 4, 5, TAGS)), verbose=0)
 
 
+@pytest.mark.parametrize("steps", [4, 1])
+@pytest.mark.parametrize("crf", [False, True])
+def test_tags_that_do_not_match_the_tokens_are_refused(crf, steps):
+    model = build(Tagging(5, crf=crf))
+    message = rf"`y\['slots'\]` must have a label for each .* \('batch', 5\), received .* {steps}\)"
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(TOKENS, labels(TAGS[:, :steps]), verbose=0)
+
+
 def test_pooled_features_are_refused():
     with pytest.raises(ValueError, match=r"needs features of shape \(batch, steps, channels\)"):
         Tagging(3)(np.ones((2, 4)))
