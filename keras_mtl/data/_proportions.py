@@ -62,7 +62,7 @@ def _powers(weights: Any, epochs: int) -> np.ndarray:
 
 def _relative(powers: np.ndarray, sizes: Mapping[str, int | None], weights: Any) -> np.ndarray:
     """Returns n_i / max n: only ratios matter, and these do not overflow."""
-    if not powers.any():
+    if not powers.any() or len(sizes) == 1:
         return np.ones(len(sizes))
     rows = known(sizes, f"by which `weights={weights!r}` goes")
     return np.array(list(rows.values()), "float64") / max(rows.values())

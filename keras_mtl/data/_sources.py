@@ -161,6 +161,12 @@ def _source(name: str, dataset: Any) -> Source:
         )
     labels = dict(spec[1]) if isinstance(spec[1], Mapping) else {name: spec[1]}
     checks.task_names(labels)
+    if not all(_is_dense(part) for part in tf.nest.flatten(spec)):
+        raise ValueError(
+            f"`datasets['{name}']` must have dense tensors of known rank in its elements, received "
+            f"{_text(spec)}. Rows of different length are padded: give ragged ones by "
+            "`.to_tensor()`, and generators an `output_signature`."
+        )
     return Source(name, dataset, spec[0], labels)
 
 
@@ -198,23 +204,25 @@ def _alike(first: Any, other: Any) -> bool:
     except (TypeError, ValueError):
         return False
     pairs = zip(tf.nest.flatten(first), tf.nest.flatten(other), strict=True)
-    return all(type(a) is type(b) and a.is_compatible_with(b) for a, b in pairs)
+    return all(a.is_compatible_with(b) for a, b in pairs)
 
 
 def _narrowed(first: Any, other: Any) -> Any:
-    if not isinstance(first, tf.TensorSpec):
-        return first
     return tf.TensorSpec(first.shape.merge_with(other.shape), first.dtype)
 
 
-def _varies(spec: Any) -> bool:
-    return isinstance(spec, tf.TensorSpec) and not spec.shape.is_fully_defined()
+def _is_dense(spec: Any) -> bool:
+    return isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None
+
+
+def _varies(spec: tf.TensorSpec) -> bool:
+    return not spec.shape.is_fully_defined()
 
 
 def _is_small(specs: Any) -> bool:
     """Whether a row has a fixed shape, and few bytes."""
     flat = tf.nest.flatten(specs)
-    if not all(isinstance(spec, tf.TensorSpec) and not _varies(spec) for spec in flat):
+    if any(_varies(spec) for spec in flat):
         return False
     return sum(spec.shape.num_elements() * spec.dtype.size for spec in flat) <= _SMALL
 
@@ -252,7 +260,7 @@ def _check_marker(task: str, labels: Any, given: Any) -> None:
 def _check_fillable(task: str, spec: Any, marker: Any) -> None:
     if marker is None:
         raise ValueError(_no_marker(task, spec))
-    if not isinstance(spec, tf.TensorSpec) or _varies(spec):
+    if _varies(spec):
         raise ValueError(
             f"The labels of task '{task}', which some data sets do not have, must have a fixed "
             f"shape, received {_text(spec)}. If the data sets are batched, unbatch them; else pad "

@@ -198,7 +198,7 @@ def test_rows_of_different_length_are_padded_with_labels_that_count_as_missing()
     spec = [tf.TensorSpec([None], "int32"), tf.TensorSpec([None], "int64"), tf.TensorSpec([])]
     tagged = tf.data.Dataset.from_generator(sentences, output_signature=tuple(spec))
     datasets = {"tagged": tagged.map(lambda x, tags, length: (x, {"tag": tags, "length": length}))}
-    x, y = next(iter(mix(datasets, "uniform", batch_size=3, steps_per_epoch=1)))
+    x, y = next(iter(mix(datasets, batch_size=3, steps_per_epoch=1)))
     np.testing.assert_array_equal(x, [[1, 0, 0], [1, 1, 1], [1, 1, 0]])
     np.testing.assert_array_equal(y["tag"], [[1, -1, -1], [1, 1, 1], [1, 1, -1]])
     np.testing.assert_array_equal(y["length"], [1, 3, 2])
@@ -326,6 +326,11 @@ def unbounded():
     return tf.data.Dataset.from_generator(lambda: iter([([0.0], 0.0)]), output_signature=spec)
 
 
+def of_unknown_rank(dataset):
+    spec = (tf.TensorSpec(None), tf.TensorSpec([]))
+    return tf.data.Dataset.from_generator(lambda: dataset, output_signature=spec)
+
+
 @pytest.mark.parametrize(
     ("datasets", "message"),
     [
@@ -350,6 +355,14 @@ def unbounded():
             {"age": rows_of(numbered(0, 3))},
             r"`datasets\['age'\]` must have elements `\(x, label\)`",
         ),
+        (
+            {"age": rows_of((tf.ragged.constant([[1.0], [1.0, 2.0]]), [0.0, 1.0]))},
+            r"`datasets\['age'\]` must have dense tensors.*`.to_tensor\(\)`",
+        ),
+        (
+            {"age": ages().apply(of_unknown_rank)},
+            r"must have dense tensors of known rank .* received \(float32<unknown>, float32\(\)\)",
+        ),
         ({"my age": ages()}, "A task name must be"),
         ({}, r"`datasets` must be a dict .* with one entry at least"),
         (
@@ -367,7 +380,7 @@ def unbounded():
             r"task 'age'.*must have a fixed shape, received float32\(None,\).*unbatch them",
         ),
         (
-            {"age": unbounded()},
+            {"age": unbounded(), "job": jobs()},
             r"`sizes` must give the number of rows of \['age'\].*`weights='prop",
         ),
         ({"age": ages().repeat()}, r"Write `sizes={'age': ...}`"),
@@ -430,6 +443,9 @@ def test_sizes_stand_for_what_a_data_set_does_not_tell():
     assert len(mixture) == 10
 
 
-def test_sizes_are_not_needed_where_nothing_goes_by_them():
-    mixture = mix({"age": unbounded()}, "uniform", batch_size=4, steps_per_epoch=2)
+@pytest.mark.parametrize(
+    ("others", "weights"), [({}, "proportional"), ({"job": jobs()}, "uniform")]
+)
+def test_sizes_are_not_needed_where_nothing_goes_by_them(others, weights):
+    mixture = mix({"age": unbounded(), **others}, weights, batch_size=4, steps_per_epoch=2)
     assert [len(x) for x, _ in mixture] == [4, 4]
