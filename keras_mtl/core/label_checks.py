@@ -25,7 +25,10 @@ class Rule(NamedTuple):
 
 
 def _rule(message: str, values: Any, bad: Any) -> Rule:
-    return Rule(tf.logical_not(tf.reduce_any(bad)), message, _first(values, bad), _row(bad))
+    holds = tf.logical_not(tf.reduce_any(bad))
+    if tf.executing_eagerly() and bool(holds):
+        return Rule(holds, message, None, None)  # of masks of many images, a copy is much
+    return Rule(holds, message, _first(values, bad), _row(bad))
 
 
 def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
@@ -197,21 +200,29 @@ def _rules(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> list[Rule]:
 
 
 def _class_rules(plan: TaskPlan, values: Any, num_classes: int | None) -> list[Rule]:
-    wide = tf.cast(values, tf.float64)
     rules = []
     if values.dtype.is_floating:
+        values = tf.cast(values, tf.float64)  # of float16, 2049 classes would be 2048
         message = (
             f"`y['{plan.name}']` must hold class ids, received a fraction. "
             "Give integers, or use a regression loss."
         )
-        rules.append(_rule(message, values, tf.not_equal(tf.round(wide), wide)))
+        rules.append(_rule(message, values, tf.not_equal(tf.round(values), values)))
     highest = "any" if num_classes is None else num_classes - 1
-    bad = wide < 0 if num_classes is None else (wide < 0) | (wide >= num_classes)
+    bad = _outside(values, num_classes)
     message = (
         f"`y['{plan.name}']` must hold class ids from 0 to {highest}{_marker(plan, values)}. "
         "Renumber the classes, or change the head's `num_classes`."
     )
     return [*rules, _rule(message, values, bad)]
+
+
+def _outside(values: Any, num_classes: int | None) -> Any:
+    """Returns where class ids are negative or too high, in their own dtype: masks are large."""
+    bad = tf.less(values, tf.zeros((), values.dtype))
+    if num_classes is None or num_classes > values.dtype.max:
+        return bad
+    return bad | tf.greater_equal(values, tf.cast(num_classes, values.dtype))
 
 
 def _range_rules(plan: TaskPlan, values: Any, loss: ElementwiseLoss) -> list[Rule]:

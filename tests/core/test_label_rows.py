@@ -29,6 +29,24 @@ def test_the_first_bad_row_of_a_batch_of_a_data_set_is_named():
     assert message.endswith("Received 7. First in row 0 of its batch.")
 
 
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "uint16", "int32", "int64", "uint32", "float16"]
+)
+def test_class_ids_of_every_dtype_are_checked(dtype):
+    good, bad = np.array([0, 2, 1], dtype), np.array([0, 2, 3], dtype)
+    label_checks.check(PLAN, good, (None, 3))
+    with pytest.raises(ValueError, match=r"from 0 to 2.* Received 3(\.0)?\. First in row 2\.$"):
+        label_checks.check(PLAN, bad, (None, 3))
+
+
+def test_labels_that_cannot_reach_the_number_of_classes_are_not_wrapped_around():
+    # As uint8, 300 classes would be 44.
+    label_checks.check(PLAN, np.array([255, 44], "uint8"), (None, 300))
+    label_checks.check(PLAN, np.array([127, 44], "int8"), (None, 300))
+    with pytest.raises(ValueError, match=r"Received -2\. First in row 1"):
+        label_checks.check(PLAN, np.array([127, -2], "int8"), (None, 300))
+
+
 @pytest.mark.parametrize(("weights", "row"), [(np.array([1.0, 2.0, -1.0]), 2), (-1.0, 0)])
 def test_the_row_of_a_bad_sample_weight_is_named(weights, row):
     with pytest.raises(ValueError, match=rf"Received -1\.0\. First in row {row}\.$"):
