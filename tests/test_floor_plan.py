@@ -24,7 +24,15 @@ FLOORS = {
     "analysis": 5,
     "plots": 5,
 }
-OPTIONAL = {"matplotlib", "keras_tuner", "tensorflow_datasets", "sklearn", "pandas", "scipy"}
+OPTIONAL = {
+    "matplotlib",
+    "keras_tuner",
+    "tensorflow_datasets",
+    "sklearn",
+    "pandas",
+    "scipy",
+    "pycocotools",
+}
 TENSORFLOW_MODULES = {"core", "hypergradients", "model", "data"}
 
 
