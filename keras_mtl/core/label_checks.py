@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_mtl.core import part_checks
 from keras_mtl.core.elementwise import ElementwiseLoss
 from keras_mtl.core.labels import align, split_missing
+from keras_mtl.core.parts_loss import PartsLoss
 from keras_mtl.core.plan import TaskPlan
 from keras_mtl.core.sequence_loss import SequenceLoss
 
@@ -47,9 +49,12 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
             f"`y['{plan.name}']` must be one array, as the task has one output, received a dict "
             f"with the keys {list(labels)}. Give each output of the model a task of its own."
         )
-    if isinstance(labels, Mapping) or not _is_shape(prediction_shape):
+    if isinstance(plan.loss.loss, PartsLoss):
+        for message, values, bad in part_checks.faults(plan.name, plan.loss.loss, labels):
+            _enforce(_rule(message, values, bad))
         return
-    if isinstance(labels, tf.RaggedTensor | tf.SparseTensor):
+    left_to_loss = Mapping | tf.RaggedTensor | tf.SparseTensor
+    if isinstance(labels, left_to_loss) or not _is_shape(prediction_shape):
         return
     labels = _tensor(plan, labels)
     if isinstance(plan.loss.loss, SequenceLoss):
