@@ -363,6 +363,25 @@ def test_several_maps_share_the_convolutions_whatever_their_order():
         np.testing.assert_allclose(value, predictions[key][:, 16:], rtol=1e-5)
 
 
+def test_a_model_of_several_maps_drops_bad_boxes_and_can_be_saved(tmp_path):
+    inputs = keras.Input((SIZE, SIZE, 1))
+    fine = keras.layers.Conv2D(4, 3, 4, padding="same", activation="relu")(inputs)
+    coarse = keras.layers.Conv2D(4, 3, 2, padding="same", activation="relu")(fine)
+    trunk = keras.Model(inputs, {"coarse": coarse, "fine": fine})
+    head = Detection(2, "xyxy", (SIZE, SIZE), on_bad_box="drop")
+    tasks = {"squares": keras_mtl.Task(head, features=["coarse", "fine"])}
+    model = keras_mtl.architectures.hard_sharing(keras.Input((SIZE, SIZE, 1)), trunk, tasks)
+    model.compile("adam")
+    bad = {"squares": with_bad_row({"boxes": (4, 2, 1.0)})["squares"]}  # of no area
+    without = {"squares": with_bad_row({"labels": (4, -1)})["squares"]}
+    losses = [model.evaluate(IMAGES, y, verbose=0) for y in (bad, without)]
+    assert losses[0] == losses[1]
+    model.fit(IMAGES, bad, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.evaluate(IMAGES, bad, verbose=0) == model.evaluate(IMAGES, bad, verbose=0)
+
+
 def test_huge_features_give_finite_boxes_and_gradients():
     head = Detection(1)
     features = tf.Variable(1e8 * random.normal(size=(1, 2, 2, 3)).astype("float32"))
