@@ -5,8 +5,9 @@
     python examples/tune.py --data mnist.npz
 
 keras-tuner draws the trials; `names()` lists what can be named, so methods that are added later
-are searched too. Trials are compared on validation pairs, the best one is measured on test pairs
-once. Everything is written below `keras_mtl_runs/`.
+are searched too, but for those that want other tasks than two digits side by side. Trials are
+compared on validation pairs, the best one is measured on test pairs once. Everything is written
+below `keras_mtl_runs/`.
 """
 
 import argparse
@@ -23,6 +24,10 @@ from keras import layers
 
 import keras_mtl
 
+# Tasks that follow from each other, as a click and a purchase, and tasks that only help another.
+OTHER_TASKS = {"aitm", "esmm", "auxilearn"}
+ARCHITECTURES = [name for name in keras_mtl.architectures.names() if name not in OTHER_TASKS]
+WEIGHTINGS = [name for name in keras_mtl.weighting.names() if name not in OTHER_TASKS]
 TASKS = {"left": keras_mtl.heads.Classification(10), "right": keras_mtl.heads.Classification(10)}
 
 
@@ -36,12 +41,12 @@ def make_stages(width):
 def build(hp, shape):
     """Builds and compiles the model of one trial."""
     model = keras_mtl.build_model(
-        hp.Choice("architecture", keras_mtl.architectures.names()),
+        hp.Choice("architecture", ARCHITECTURES),
         keras.Input(shape, name="image"),
         make_stages(hp.Int("width", 32, 256, step=32)),
         TASKS,
     )
-    weighting = hp.Choice("weighting", keras_mtl.weighting.names())
+    weighting = hp.Choice("weighting", WEIGHTINGS)
     model.compile(keras.optimizers.Adam(1e-3), loss_weighting=weighting)
     return model
 
