@@ -41,6 +41,16 @@ def test_has_a_test_file_of_its_own(name):
     assert (pathlib.Path(__file__).parent / f"test_{name}.py").exists()
 
 
+@pytest.mark.parametrize("name", DEEP)
+def test_a_network_of_keras_applications_is_a_stage(name):
+    shape = (32, 32, 3)
+    network = keras.applications.MobileNetV2(shape, 0.35, include_top=False, weights=None)
+    trunk = [network, keras.layers.Conv2D(4, 1, name="project")]
+    model = architectures.build_model(name, keras.Input(shape), trunk, support.tasks())
+    x, _ = support.data(model, rows=2)
+    assert all(np.all(np.isfinite(values)) for values in support.predictions(model, x).values())
+
+
 @pytest.mark.parametrize("given", ["one", "several", "stem"])
 @pytest.mark.parametrize("kind", support.SHAPES)
 @pytest.mark.parametrize("name", BUILDERS)
