@@ -1,12 +1,11 @@
 """The conflict-averse direction, found inside the graph by an exact active-set search."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_mtl.core import solvers
-
-_MOST_PIVOTS = 8
 
 
 class _Problem(NamedTuple):
@@ -101,11 +100,14 @@ def _solve(problem: _Problem, present: Any) -> Any:
     """Returns the x with which g_0 + x is the direction, 0 for tasks left out."""
     opposing = problem.nearest > 0
     guess = tf.where(tf.reduce_any(opposing), opposing, present)
-    guess = _loop(_pivot, problem, _at(tf.zeros_like(problem.mean), guess), present, _MOST_PIVOTS)
+    nowhere = _at(tf.zeros_like(problem.mean), guess)
+    pivot = partial(_pivot, problem, present=present)
+    guess = solvers.run_search(pivot, nowhere, solvers.MOST_PIVOTS)
     found = tf.reduce_any(guess.point > 0)
     start = _at(_start(problem, present), present)
     start = _Search(*(tf.where(found, *pair) for pair in zip(guess, start, strict=True)))
-    end = _loop(_step, problem, start, present, 4 * present.shape[0] + 20)
+    step = partial(_step, problem, present=present)
+    end = solvers.run_search(step, start, 4 * present.shape[0] + 20)
     square = _square(problem, end.point)
     resolved = square > 0.1 * problem.jitter * tf.reduce_sum(end.point**2)
     scale = problem.radius * tf.math.rsqrt(tf.where(resolved, square, 1))
@@ -116,17 +118,6 @@ def _at(point: Any, support: Any) -> _Search:
     """Returns a search that begins at a point."""
     support = tf.where(tf.reduce_any(point > 0), point > 0, support)
     return _Search(point, support, tf.zeros_like(support), tf.reduce_any(support))
-
-
-def _loop(step: Any, problem: _Problem, start: _Search, present: Any, most: int) -> _Search:
-    """Takes steps until the search does not run any more, or `most` have been taken."""
-    (end,) = tf.while_loop(
-        lambda search: search.running,
-        lambda search: (step(problem, search, present),),
-        (start,),
-        maximum_iterations=most,
-    )
-    return end
 
 
 def _pivot(problem: _Problem, search: _Search, present: Any) -> _Search:

@@ -1,11 +1,12 @@
 """Small quadratic programs solved inside the graph, exactly and in a bounded number of steps."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-_MOST_PIVOTS = 8
+MOST_PIVOTS = 8
 
 
 class _Problem(NamedTuple):
@@ -96,14 +97,14 @@ def _minimize(matrix: Any, linear: Any, jitter: float) -> Any:
     positive = diagonal > 0
     scale = tf.where(positive, tf.math.rsqrt(tf.where(positive, diagonal, 1)), 0)
     problem = _Problem(scale[:, None] * matrix * scale, scale * linear, jitter)
-    guess = _loop(partial(_pivot, problem), _nowhere(linear, linear > 0), _MOST_PIVOTS)
+    guess = run_search(partial(_pivot, problem), _nowhere(linear, linear > 0), MOST_PIVOTS)
     start = _Search(
         tf.where(~guess.running, guess.point, 0),
         guess.support & ~guess.running,
         guess.banned,
         guess.running,
     )
-    return scale * _loop(partial(_step, problem), start, 3 * matrix.shape[0] + 10).point
+    return scale * run_search(partial(_step, problem), start, 3 * matrix.shape[0] + 10).point
 
 
 def _nowhere(linear: Any, support: Any) -> _Search:
@@ -112,8 +113,14 @@ def _nowhere(linear: Any, support: Any) -> _Search:
     return _Search(tf.zeros_like(linear), support, nothing, ~nothing[..., :1])
 
 
-def _loop(step: Any, start: _Search, most: int) -> _Search:
-    """Takes steps until no problem is running any more, or `most` have been taken."""
+def run_search(step: Callable[[Any], Any], start: Any, most: int) -> Any:
+    """Takes steps until no problem is running any more, or `most` have been taken.
+
+    Args:
+        step: Function from a search, a named tuple with a boolean tensor `running`, to the next.
+        start: The search to begin with.
+        most: Integer.
+    """
     (end,) = tf.while_loop(
         lambda search: tf.reduce_any(search.running),
         lambda search: (step(search),),
