@@ -166,20 +166,9 @@ def run_row(
 def stepper(model: keras.Model, problem: Problem) -> Callable[[int], float]:
     """Compiles the model and returns a function that times a number of steps on one batch."""
     model.compile(keras.optimizers.Adam(1e-4))
-    model.make_train_function()
     tasks = tuple(problem.tasks)
     batch = problem.splits["train"].batches(tasks).take(1).cache().repeat().prefetch(4)
-    iterator = iter(batch)
-
-    def run(steps: int) -> float:
-        start = time.perf_counter()
-        for _ in range(steps):
-            logs = model.train_function(iterator)
-        float(logs["loss"])
-        return time.perf_counter() - start
-
-    run(3)  # traces and compiles
-    return run
+    return step_cost.runner(model, iter(batch))
 
 
 def step_ratio(

@@ -83,8 +83,12 @@ def stepper(
     metrics = dict.fromkeys(losses, "sparse_categorical_accuracy")
     optimizer = keras.optimizers.Adam(1e-4)
     model.compile(optimizer, loss=losses, metrics=metrics, jit_compile=jit_compile, **methods)
+    return runner(model, batches(num_tasks))
+
+
+def runner(model: keras.Model, iterator: Iterator) -> Callable[[int], float]:
+    """Returns a function that times a number of steps of a compiled model, in seconds."""
     model.make_train_function()
-    iterator = batches(num_tasks)
 
     def run(steps: int) -> float:
         start = time.perf_counter()

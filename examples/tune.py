@@ -24,10 +24,14 @@ from keras import layers
 
 import keras_mtl
 
-# Tasks that follow from each other, as a click and a purchase, and tasks that only help another.
-OTHER_TASKS = {"aitm", "esmm", "auxilearn"}
-ARCHITECTURES = [name for name in keras_mtl.architectures.names() if name not in OTHER_TASKS]
-WEIGHTINGS = [name for name in keras_mtl.weighting.names() if name not in OTHER_TASKS]
+# These want tasks that follow from each other, as a click and a purchase.
+SEQUENCES = {"aitm", "esmm"}
+ARCHITECTURES = [name for name in keras_mtl.architectures.names() if name not in SEQUENCES]
+WEIGHTINGS = [
+    name
+    for name in keras_mtl.weighting.names()
+    if not keras_mtl.weighting.get(name).needs_auxiliary_tasks
+]
 TASKS = {"left": keras_mtl.heads.Classification(10), "right": keras_mtl.heads.Classification(10)}
 
 

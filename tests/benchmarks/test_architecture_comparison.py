@@ -42,6 +42,7 @@ def test_numbers_are_a_function_of_one_projection_but_for_the_noise(problems):
 
 def test_tasks_of_correlation_one_differ_by_noise_alone(problems):
     _, y = problems.synthetic_numbers(1.0, ROWS)["train"]
+    # 4 standard errors of a variance over 4000 draws are 9 %.
     np.testing.assert_allclose((y[0] - y[1]).var(), 0.02, rtol=0.1)
 
 
@@ -62,6 +63,7 @@ def test_widths_give_the_parameters_of_hard_sharing(comparison, problems, archit
         comparison.size(comparison.build(problem, architecture, row.tasks, row.width))
         for row in rows
     ]
+    # One unit of width more or less is up to 5 % of the parameters.
     assert sum(sizes) == pytest.approx(comparison.size(shared), rel=0.05)
 
 
