@@ -1,21 +1,14 @@
 """The quickstart runs, and what it claims of itself holds."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
-PATH = pathlib.Path(__file__).parents[2] / "examples" / "quickstart.py"
 ROWS = ["single task", "fixed, no auxiliary", "fixed", "uncertainty", "pcgrad"]
 
 
 @pytest.fixture(scope="module")
-def quickstart():
-    spec = importlib.util.spec_from_file_location("quickstart", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def quickstart(example):
+    return example("quickstart")
 
 
 @pytest.fixture(scope="module")

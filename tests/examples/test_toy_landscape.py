@@ -1,13 +1,9 @@
 """The toy problem ends where the papers of CAGrad and Nash-MTL say it does."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-PATH = pathlib.Path(__file__).parents[2] / "examples" / "toy_landscape.py"
 METHODS = ("sum", "mgda", "cagrad", "nash_mtl")
 # Of the five starts: two in the upper corners, one in the middle, two at the sides below.
 LEFT, MIDDLE, RIGHT, LOWER_LEFT, LOWER_RIGHT = range(5)
@@ -15,11 +11,8 @@ BELOW = [MIDDLE, LOWER_LEFT, LOWER_RIGHT]
 
 
 @pytest.fixture(scope="module")
-def toy():
-    spec = importlib.util.spec_from_file_location("toy_landscape", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def toy(example):
+    return example("toy_landscape")
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,14 @@
 """The search runs, tries what is exported, and measures its best trial once."""
 
-import importlib
-import pathlib
-
 import keras
 import pytest
 
 import keras_mtl
 
-EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
-
-@pytest.fixture
-def tune(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("tune")
+@pytest.fixture(scope="session")
+def tune(example):
+    return example("tune")
 
 
 @pytest.mark.parametrize("architecture", keras_mtl.architectures.names())

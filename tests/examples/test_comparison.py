@@ -1,0 +1,83 @@
+"""The examples' table and figure say what was measured, seed by seed."""
+
+import json
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def comparison(example):
+    return example("comparison")
+
+
+def two_seeds(seed):
+    return {
+        "single task": {"score": 1.0 + seed, "error": 2.0, "minutes": 0.5},
+        "multi-task": {"score": 4.0 + seed, "error": 1.0 - seed, "minutes": 1.5},
+    }
+
+
+@pytest.fixture
+def measures(comparison):
+    return [
+        comparison.Measure("score", "score (%)"),
+        comparison.Measure("error", "error", 1, higher_is_better=False),
+    ]
+
+
+def test_table_holds_means_deviations_and_paired_differences(comparison, measures, workplace):
+    rows, _ = comparison.repeat("two", two_seeds, 2)
+    assert comparison.make_table(rows, measures).splitlines() == [
+        "| method | score (%) | error | minutes a seed |",
+        "| --- | --- | --- | --- |",
+        "| single task | 1.50 ± 0.71 | 2.0 ± 0.0 | 0.5 ± 0.0 |",
+        "| multi-task | 4.50 ± 0.71 | 0.5 ± 0.7 | 1.5 ± 0.0 |",
+        # The difference has no deviation in `score`, where both rise from seed to seed.
+        "| multi-task, less single task | +3.00 ± 0.00 | -1.5 ± 0.7 |  |",
+    ]
+
+
+def test_results_are_written_after_each_seed(comparison, workplace):
+    written = []
+
+    def run_seed(seed):
+        path = workplace / "keras_mtl_runs" / "two" / "results.json"
+        written.append(len(json.loads(path.read_text())) if path.exists() else 0)
+        return two_seeds(seed)
+
+    comparison.repeat("two", run_seed, 3)
+    assert written == [0, 1, 2]
+
+
+def test_every_seed_begins_from_its_own_state(comparison, workplace):
+    def run_seed(seed):
+        return {"single task": {"draw": np.random.rand(), "minutes": 0.0}}
+
+    first, _ = comparison.repeat("draws", run_seed, 2)
+    second, _ = comparison.repeat("draws", run_seed, 2)
+    np.testing.assert_array_equal(first["single task"]["draw"], second["single task"]["draw"])
+    assert len(set(first["single task"]["draw"])) == 2
+
+
+def test_report_draws_a_panel_a_measure_and_picture(comparison, measures, workplace):
+    rows, folder = comparison.repeat("two", two_seeds, 2)
+    drawn = []
+    result = comparison.report("two", rows, measures, folder, [drawn.append])
+    assert {path.name for path in folder.iterdir()} == {"results.json", "table.md", "two.png"}
+    assert (folder / "table.md").read_text() == result["table"] + "\n"
+    panels = drawn[0].figure.axes
+    assert [axes.get_title() for axes in panels] == [
+        "score (%)\nhigher is better",
+        "error\nlower is better",
+        "",
+    ]
+    assert panels[2] is drawn[0]
+
+
+def test_epochs_are_those_asked_for(comparison):
+    def epochs(*arguments):
+        command = ["--data", "x", *arguments]
+        return comparison.parse("", command, data="a folder", epochs=20).epochs
+
+    assert [epochs(), epochs("--quick"), epochs("--quick", "--epochs", "3")] == [20, 1, 3]
