@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_mtl.core.sequence_loss import SequenceLoss
+from keras_mtl.core.head_loss import SequenceLoss
 
 # A score so low that the probability is 0, and far from overflow.
 IMPOSSIBLE = -1e9

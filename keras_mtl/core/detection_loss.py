@@ -1,6 +1,6 @@
 """The loss of detections: which objects, where, and how near to their middle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_mtl.core import boxes as box_functions
 from keras_mtl.core.boxes import BoxFormat
+from keras_mtl.core.head_loss import Fault, PartsLoss
 from keras_mtl.core.locations import assign, locations
-from keras_mtl.core.parts_loss import PartsLoss
 
 # The share of objects among the two classes of each focal loss; its exponent is 2.
 ALPHA = 0.25
@@ -81,25 +81,26 @@ class DetectionLoss(PartsLoss):
         objects = ops.maximum(ops.sum(found, axis=1), 1.0)
         return (focal + ops.sum(ops.where(found > 0, per_object, 0.0), axis=1)) / objects
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        return self.elements(y_true, y_pred, None, None)
-
-    def part_faults(self, labels: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    def faults(
+        self, labels: Any, ignore_class: int | None, prediction_shape: Sequence[int | None]
+    ) -> list[Fault]:
+        del ignore_class, prediction_shape  # -1 pads, and no shape of a grid binds labels
         boxes, ids = labels["boxes"], labels["labels"]
         if len(boxes.shape) != 3 or boxes.shape[-1] != 4:
-            return [("boxes", True, "must have shape (batch, max_boxes, 4).")]
+            return [Fault(True, "must have shape (batch, max_boxes, 4).", "boxes")]
         if len(ids.shape) != 2 or not keras.backend.is_int_dtype(ids.dtype):
-            return [("labels", True, "must be integers (batch, max_boxes).")]
+            return [Fault(True, "must be integers (batch, max_boxes).", "labels")]
         if None not in (ids.shape[1], boxes.shape[1]) and ids.shape[1] != boxes.shape[1]:
             message = f"must have a class for each of the {boxes.shape[1]} boxes of a row."
-            return [("labels", True, message)]
+            return [Fault(True, message, "labels")]
         ids = ops.cast(ids, "int64")
         highest = self.num_classes - 1
         message = f"must hold class ids from 0 to {highest}, or -1 where boxes are padded."
         wrong = ops.logical_or(ids < -1, ids > highest)
-        return [("labels", wrong, message), *self._box_faults(ops.cast(boxes, "float32"), ids)]
+        faults = self._box_faults(ops.cast(boxes, "float32"), ids)
+        return [Fault(wrong, message, "labels"), *faults]
 
-    def _box_faults(self, boxes: Any, ids: Any) -> list[tuple[str, Any, str]]:
+    def _box_faults(self, boxes: Any, ids: Any) -> list[Fault]:
         missing = ops.isnan(boxes)
         whole = ops.all(missing, axis=(1, 2), keepdims=True)
         real = ops.logical_and(ids >= 0, ops.logical_not(whole[..., 0]))
@@ -123,7 +124,7 @@ class DetectionLoss(PartsLoss):
                 bad = ops.logical_and(real, fault(relative))
                 bad = ops.broadcast_to(ops.expand_dims(bad, -1), ops.shape(boxes))
                 found.append((bad, f"must {noun}, {advice}"))
-        return [("boxes", bad, message) for bad, message in found]
+        return [Fault(bad, message, "boxes") for bad, message in found]
 
     def get_config(self) -> dict[str, Any]:
         return {

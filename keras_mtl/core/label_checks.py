@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_mtl.core import part_checks
-from keras_mtl.core.elementwise import ElementwiseLoss
+from keras_mtl.core import label_tensors
+from keras_mtl.core.head_loss import HeadLoss
 from keras_mtl.core.labels import align, split_missing
-from keras_mtl.core.parts_loss import PartsLoss
 from keras_mtl.core.plan import TaskPlan
-from keras_mtl.core.sequence_loss import SequenceLoss
 
 _ASSERTION = re.compile(r"(`(?:y\['|sample_weight).*?) :: *\] *\[(.*?)\] *\[(.*?)\]", re.DOTALL)
 
@@ -49,16 +47,16 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
             f"`y['{plan.name}']` must be one array, as the task has one output, received a dict "
             f"with the keys {list(labels)}. Give each output of the model a task of its own."
         )
-    if isinstance(plan.loss.loss, PartsLoss):
-        for message, values, bad in part_checks.faults(plan.name, plan.loss.loss, labels):
-            _enforce(_rule(message, values, bad))
+    declares = plan.loss.declares
+    if declares.parts:
+        parts = label_tensors.read_parts(plan.name, declares.parts, labels)
+        _check_faults(plan, parts, prediction_shape)
         return
     left_to_loss = Mapping | tf.RaggedTensor | tf.SparseTensor
     if isinstance(labels, left_to_loss) or not _is_shape(prediction_shape):
         return
-    labels = _tensor(plan, labels)
-    if isinstance(plan.loss.loss, SequenceLoss):
-        _check_sequences(plan, plan.loss.loss, labels, tuple(prediction_shape))
+    labels = label_tensors.read(plan.name, labels)
+    _check_faults(plan, labels, tuple(prediction_shape))
     plan = replace(plan, loss=plan.loss.for_shapes(labels.shape, prediction_shape))
     if not (plan.is_sparse or plan.loss.elementwise or plan.loss.by_row):
         return
@@ -67,14 +65,14 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
         _enforce(rule)
 
 
-def _check_sequences(
-    plan: TaskPlan, loss: SequenceLoss, labels: Any, shape: tuple[int | None, ...]
-) -> None:
-    for bad, message in loss.faults(labels, plan.ignore_class, shape):
-        if bad is True:
-            received = f"shape {tuple(labels.shape)}, dtype {labels.dtype.name}"
-            raise ValueError(f"`y['{plan.name}']` {message} Received {received}.")
-        _enforce(_rule(f"`y['{plan.name}']` {message}", labels, bad))
+def _check_faults(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
+    for fault in plan.loss.declares.faults(labels, plan.ignore_class, prediction_shape):
+        values = labels if fault.part is None else labels[fault.part]
+        argument = f"`y['{plan.name}']" + ("`" if fault.part is None else f"['{fault.part}']`")
+        if fault.bad is True:
+            received = f"shape {tuple(values.shape)}, dtype {values.dtype.name}"
+            raise ValueError(f"{argument} {fault.message} Received {received}.")
+        _enforce(_rule(f"{argument} {fault.message}", values, fault.bad))
 
 
 def check_weights(argument: str, weights: Any) -> None:
@@ -117,31 +115,6 @@ def readable(error: Exception) -> str | None:
         return None
     message, received, row = found.groups()
     return f"{message} Received {received}. First in row {row} of its batch."
-
-
-def _tensor(plan: TaskPlan, labels: Any) -> Any:
-    if labels is None or isinstance(labels, list | tuple):
-        advice = (
-            f"For an output without a label, compile with `loss={{'{plan.name}': None}}`."
-            if labels is None
-            else "Write `np.array(...)`."
-        )
-        raise TypeError(
-            f"`y['{plan.name}']` must be an array, received {type(labels).__name__}. {advice}"
-        )
-    try:
-        tensor = tf.convert_to_tensor(labels)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"`y['{plan.name}']` must be an array of numbers, received {type(labels).__name__}: "
-            f"{error} Missing labels are NaN where float, the head's `ignore_class` in class ids."
-        ) from error
-    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
-        raise ValueError(
-            f"`y['{plan.name}']` must hold numbers, received dtype {tensor.dtype.name}. "
-            "Map names to class ids first, for example with `keras.layers.StringLookup`."
-        )
-    return tensor
 
 
 def _check_shape(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> None:
@@ -199,8 +172,8 @@ def _rules(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> list[Rule]:
     values, _ = split_missing(labels, plan.ignore_class)
     if plan.is_sparse:
         return _class_rules(plan, values, shape[-1])
-    if isinstance(plan.loss.loss, ElementwiseLoss) and plan.loss.loss.lowest_label is not None:
-        return _range_rules(plan, values, plan.loss.loss)
+    if plan.loss.declares.lowest_label is not None:
+        return _range_rules(plan, values, plan.loss.declares)
     return _probability_rules(plan, values) if plan.is_binary else []
 
 
@@ -230,7 +203,7 @@ def _outside(values: Any, num_classes: int | None) -> Any:
     return bad | tf.greater_equal(values, tf.cast(num_classes, values.dtype))
 
 
-def _range_rules(plan: TaskPlan, values: Any, loss: ElementwiseLoss) -> list[Rule]:
+def _range_rules(plan: TaskPlan, values: Any, loss: HeadLoss) -> list[Rule]:
     wide = tf.cast(values, tf.float64)
     bad = tf.logical_not(tf.math.is_finite(wide) & (wide >= loss.lowest_label))
     message = (

@@ -12,9 +12,8 @@ import tensorflow as tf
 
 from keras_mtl.core import checks, replicas
 from keras_mtl.core.by_shape import CROSSENTROPY
-from keras_mtl.core.elementwise import ElementwiseLoss
+from keras_mtl.core.head_loss import HeadLoss
 from keras_mtl.core.labels import Elements, fit
-from keras_mtl.core.sequence_loss import SequenceLoss
 
 # Losses that are means over the last axis of a function of one label and one prediction.
 ELEMENTWISE = (
@@ -44,6 +43,10 @@ CROSSENTROPIES = (
     keras.losses.categorical_focal_crossentropy,
     keras.losses.sparse_categorical_crossentropy,
 )
+
+
+# What a loss declares that is not one of a head.
+_NOTHING = HeadLoss()
 
 
 class LossSum(NamedTuple):
@@ -126,7 +129,8 @@ class TaskLoss:
         self.task = task
         self.loss = loss
         self.reduction = loss.reduction
-        self.elementwise = function_of(loss) in ELEMENTWISE or isinstance(loss, ElementwiseLoss)
+        self.declares = loss if isinstance(loss, HeadLoss) else _NOTHING
+        self.elementwise = function_of(loss) in ELEMENTWISE or self.declares.elementwise
         # A copy by hand: `copy.copy` goes through the config and breaks a user's own class.
         self._unreduced = object.__new__(type(loss))
         self._unreduced.__dict__.update(loss.__dict__)
@@ -159,9 +163,8 @@ class TaskLoss:
     @property
     def is_known_by_row(self) -> bool:
         """Whether the loss is known to have a value a row."""
-        if isinstance(self.loss, SequenceLoss):
-            return True
-        return self.elementwise or self.function in (*BY_ROW, *CROSSENTROPIES, crossentropy)
+        known = self.elementwise or self.function in (*BY_ROW, *CROSSENTROPIES, crossentropy)
+        return known or self.declares.has_rows
 
     def is_scalar(self, labels: Any, predictions: Any) -> bool:
         """Whether the loss reduces over the batch by itself."""
@@ -192,7 +195,7 @@ class TaskLoss:
 
     def _values(self, elements: Elements) -> Any:
         labels, predictions = elements.labels, elements.predictions
-        if isinstance(self.loss, SequenceLoss):
+        if self.declares.reads_masks:
             masks = elements.mask, elements.padding
             return tf.cast(self._unreduced.elements(labels, predictions, *masks), tf.float32)
         if not self._by_column(elements):

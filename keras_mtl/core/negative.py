@@ -8,9 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mtl.core.elementwise import ElementwiseLoss
 from keras_mtl.core.losses import TaskLoss
-from keras_mtl.core.sequence_loss import SequenceLoss
 
 # Never negative, by rounding neither, for labels that pass the checks before training and whatever
 # the predictions. Not here: losses of whole rows, whose labels are not checked for their values;
@@ -34,13 +32,9 @@ _RANGES = {"label_smoothing": (0.0, 1.0), "delta": (0.0, math.inf)}
 
 def is_nonnegative(loss: TaskLoss) -> bool:
     """Whether a loss is known never to be negative."""
-    if isinstance(loss.loss, ElementwiseLoss):
-        return loss.loss.nonnegative
-    if isinstance(loss.loss, SequenceLoss):
-        return True
     arguments = getattr(loss.loss, "_fn_kwargs", {})
     usual = all(low <= arguments.get(name, low) <= high for name, (low, high) in _RANGES.items())
-    return usual and loss.function in NONNEGATIVE
+    return loss.declares.nonnegative or (usual and loss.function in NONNEGATIVE)
 
 
 def check(method: str, task_losses: Any, active: Any, tasks: Sequence[str]) -> None:

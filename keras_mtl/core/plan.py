@@ -16,7 +16,6 @@ from keras_mtl.core.labels import (
     without_coarse_mask,
 )
 from keras_mtl.core.losses import TaskLoss
-from keras_mtl.core.sequence_loss import SequenceLoss
 
 
 @dataclass
@@ -42,9 +41,8 @@ class TaskPlan:
     @property
     def is_sparse(self) -> bool:
         """Whether labels are class ids."""
-        if isinstance(self.loss.loss, SequenceLoss):
-            return self.loss.loss.takes_class_ids
-        return self.loss.function is keras.losses.sparse_categorical_crossentropy
+        is_known = self.loss.function is keras.losses.sparse_categorical_crossentropy
+        return is_known or self.loss.declares.takes_class_ids
 
     @property
     def is_binary(self) -> bool:

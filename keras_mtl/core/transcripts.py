@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mtl.core.sequence_loss import SequenceLoss
+from keras_mtl.core.head_loss import Fault, SequenceLoss
 
 # A logit so low that the probability is 0, and far from overflow.
 IMPOSSIBLE = -1e9
@@ -94,20 +94,22 @@ class TranscriptLoss(SequenceLoss):
 
     def faults(
         self, labels: Any, ignore_class: int | None, prediction_shape: Sequence[int | None]
-    ) -> list[tuple[Any, str]]:
+    ) -> list[Fault]:
         if len(labels.shape) != 2 or not keras.backend.is_int_dtype(labels.dtype):
-            return [(True, "must be integers (batch, length), as the head's `encode` returns.")]
+            return [
+                Fault(True, "must be integers (batch, length), as the head's `encode` returns.")
+            ]
         ids = _without_missing(ops.cast(labels, "int64"), ignore_class)
         steps, highest = prediction_shape[1], prediction_shape[-1] - 1
         gaps = ops.logical_and(ids[:, :-1] == 0, ids[:, 1:] != 0)
         gaps = ops.concatenate([gaps, ops.zeros_like(gaps[:, :1])], axis=1)
         marker = "" if ignore_class is None else f", or whole rows of {ignore_class} for no label"
         found = [
-            (
+            Fault(
                 ops.logical_or(ids < 0, ids > highest),
                 f"must hold ids from 1 to {highest}, 0 to pad{marker}.",
             ),
-            (gaps, "must have 0 at the end only, where it pads: the blank is no label."),
+            Fault(gaps, "must have 0 at the end only, where it pads: the blank is no label."),
         ]
         if steps is None:
             return found
@@ -116,7 +118,7 @@ class TranscriptLoss(SequenceLoss):
             f"must fit into the {steps} steps of the predictions, with one more between equal "
             "neighbours. Lengthen these by the head's `upsampling`, or shorten the labels."
         )
-        return [*found, (long, message)]
+        return [*found, Fault(long, message)]
 
     def _logits(self, predictions: Any) -> Any:
         logits = predictions if self.from_logits else getattr(predictions, "_keras_logits", None)

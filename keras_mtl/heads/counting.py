@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_mtl.core import checks
-from keras_mtl.core.elementwise import ElementwiseLoss
+from keras_mtl.core.head_loss import ElementwiseLoss
 from keras_mtl.heads.base import DenseHead
 
 # Below this logit softplus(z) = exp(z) to float32, and above the other exp(z) nears its range.
