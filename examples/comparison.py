@@ -91,7 +91,9 @@ def repeat(name, run_seed, seeds):
 
 
 def show(values, decimals, sign=""):
-    """Writes a mean, and a standard deviation where there are several seeds."""
+    """Writes a mean, and a standard deviation where there are several seeds; nothing for NaN."""
+    if np.isnan(values).any():  # a method that does not have this measure
+        return ""
     text = f"{np.mean(values):{sign}.{decimals}f}"
     return f"{text} ± {np.std(values, ddof=1):.{decimals}f}" if len(values) > 1 else text
 

@@ -81,3 +81,14 @@ def test_epochs_are_those_asked_for(comparison):
         return comparison.parse("", command, data="a folder", epochs=20).epochs
 
     assert [epochs(), epochs("--quick"), epochs("--quick", "--epochs", "3")] == [20, 1, 3]
+
+
+def test_a_measure_that_a_method_does_not_have_stays_empty(comparison, measures, workplace):
+    values = {"score": np.array([1.0]), "error": np.array([2.0]), "minutes": np.array([0.5])}
+    rows = {"single task": values, "constant": {**values, "score": np.array([np.nan])}}
+    lines = comparison.make_table(rows, measures).splitlines()
+    assert lines[3:] == [
+        "| constant |  | 2.0 | 0.5 |",
+        "| constant, less single task |  | +0.0 |  |",
+    ]
+    comparison.draw(rows, measures, workplace / "figure.png")  # without a warning
