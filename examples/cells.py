@@ -1,0 +1,282 @@
+"""Finds blood cells and counts them: boxes and counts by class, by one network.
+
+    python examples/cells.py --data BCCD             # the extracted folder, or a tar file of it
+    python examples/cells.py --data BCCD --seeds 3   # mean and deviation
+    python examples/cells.py                         # by name, from TensorFlow Datasets
+
+The data is BCCD (Shenggan, MIT licence): 364 photographs of blood under a microscope with a box
+around each red cell (RBC), white cell (WBC) and platelet, in its official splits,
+https://github.com/Shenggan/BCCD_Dataset. Two tasks read one trunk of convolutions: `cells` finds
+the boxes, `counts` says how many there are of each class. Single-task models come first; predicting
+the mean of the training counts comes last. The last multi-task model is exported, as a SavedModel,
+and the figure shows the boxes that it serves. Everything is written below `keras_mtl_runs/`.
+"""
+
+import functools
+import pathlib
+import tarfile
+import xml.etree.ElementTree as ET
+
+import comparison  # the file next to this one
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+import keras_mtl
+
+SPLITS = {"train": "train", "validation": "val", "test": "test"}  # and their files in ImageSets
+CLASSES = ("RBC", "WBC", "Platelets")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+SIZE = (192, 256)  # pixels of height and width, from 480 x 640
+TASKS = {
+    # Two photographs have a box of no area.
+    "cells": keras_mtl.heads.Detection(len(CLASSES), on_bad_box="drop"),
+    "counts": keras_mtl.heads.Counting(len(CLASSES)),
+}
+BATCH_SIZE = 8
+LEARNING_RATE = 2e-3
+MULTI = "multi-task"
+PRECISION = "average_precision"
+SHOWN = 0.3  # the score from which on the figure shows a box
+COLOURS = ("#56B4E9", "#E69F00", "#009E73")
+MEASURES = (
+    comparison.Measure(PRECISION, "mAP at IoU 0.5 (%)", 1),
+    *(
+        comparison.Measure(name, f"{name}, error of count", higher_is_better=False)
+        for name in CLASSES
+    ),
+)
+
+
+def read_files(path):
+    """Returns the content of the files in a folder or a tar file by `folder/name`."""
+    if path.is_dir():
+        files = {file: file.read_bytes() for file in path.rglob("*.*") if file.is_file()}
+    elif path.is_file() and tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            members = [member for member in archive if member.isfile()]
+            files = {pathlib.Path(x.name): archive.extractfile(x).read() for x in members}
+    else:
+        raise ValueError(f"{path} is neither a folder nor a tar file.")
+    return {"/".join(file.parts[-2:]): content for file, content in files.items()}
+
+
+def find(files, name, needed_by):
+    """Returns the content of a file."""
+    if name not in files:
+        raise ValueError(f"{name} is missing, which {needed_by} needs.")
+    return files[name]
+
+
+def resize(image):
+    """Returns an image in the size that the network reads."""
+    return tf.cast(tf.round(tf.image.resize(image, SIZE, method="area")), "uint8").numpy()
+
+
+def decode_image(name, content):
+    """Returns the pixels of a JPEG file."""
+    try:
+        return resize(tf.io.decode_jpeg(content, channels=3))
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(f"{name} is no JPEG image that can be decoded.") from error
+
+
+def read_objects(name, content):
+    """Returns relative boxes and class ids from an annotation as in Pascal VOC."""
+    try:
+        root = ET.fromstring(content)  # noqa: S314 (its parser, expat, refuses exploding entities)
+        size = [float(root.findtext(f"size/{side}")) for side in ("width", "height")]
+        objects = root.findall("object")
+        boxes = [[float(x.findtext(f"bndbox/{key}")) for key in CORNERS] for x in objects]
+    except (ET.ParseError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} is no annotation that can be read: {error}.") from error
+    classes = [x.findtext("name") for x in objects]
+    if unknown := set(classes) - set(CLASSES):
+        raise ValueError(f"{name} names the classes {sorted(unknown)}, expected {CLASSES}.")
+    relative = np.reshape(boxes, (-1, 4)) / (size + size)
+    return {"boxes": relative, "labels": [CLASSES.index(x) for x in classes]}
+
+
+def read_photographs(files, stems):
+    """Yields pixels and objects of the photographs that a split lists."""
+    for stem in stems:
+        image, annotation = f"JPEGImages/{stem}.jpg", f"Annotations/{stem}.xml"
+        objects = read_objects(annotation, find(files, annotation, "its split"))
+        yield decode_image(image, find(files, image, annotation)), objects
+
+
+def read_lists(files):
+    """Returns the photographs of each split, none of which is in two."""
+    lists, seen = {}, {}
+    for split, name in SPLITS.items():
+        lists[split] = find(files, f"Main/{name}.txt", "the example").decode().split()
+        if not lists[split]:
+            raise ValueError(f"Main/{name}.txt lists no photographs.")
+        for stem in lists[split]:
+            if seen.setdefault(stem, split) != split:
+                raise ValueError(f"{stem} is in two splits, '{seen[stem]}' and '{split}'.")
+    return lists
+
+
+def read_by_name(split):
+    """Yields pixels and objects of photographs that TensorFlow Datasets downloads."""
+    objects = {"boxes": "objects/bbox", "labels": "objects/label"}
+    rows = keras_mtl.data.from_tfds("bccd", split, inputs="image", targets=objects)
+    for image, labels in rows.as_numpy_iterator():
+        # There a box is top, left, bottom, right.
+        yield resize(image), {**labels, "boxes": labels["boxes"][:, [1, 0, 3, 2]]}
+
+
+def make_arrays(photographs, split):
+    """Returns images and labels; boxes of no area, which the loss drops, are not counted either."""
+    images, objects = zip(*photographs, strict=True)
+    cells = TASKS["cells"].encode(objects)
+    bad = TASKS["cells"].bad_boxes(cells)
+    counted = (cells["labels"][..., None] == np.arange(len(CLASSES))) & ~bad[..., None]
+    counts = counted.sum(axis=1).astype("float32")
+    print(f"{split}: {len(images)} photographs, {counts.sum():.0f} boxes, dropped: {bad.sum()}")
+    return np.stack(images), {"cells": cells, "counts": counts}
+
+
+def read(path):
+    """Reads all splits before anything is trained, so that a bad file is found at once."""
+    if path is None:
+        return {split: make_arrays(read_by_name(split), split) for split in SPLITS}
+    files = read_files(pathlib.Path(path))
+    lists = read_lists(files)
+    return {x: make_arrays(read_photographs(files, lists[x]), x) for x in SPLITS}
+
+
+def flip(image, labels):
+    """Mirrors half of the images left to right, and half upside down; counts stay."""
+    across, down = tf.unstack(tf.random.uniform([2]) < 0.5)
+    image = tf.reverse(image, [1]) if across else image
+    image = tf.reverse(image, [0]) if down else image
+    if "cells" not in labels:
+        return image, labels
+    cells = labels["cells"]
+    left, top, right, bottom = tf.unstack(cells["boxes"], axis=-1)
+    left, right = (1 - right, 1 - left) if across else (left, right)
+    top, bottom = (1 - bottom, 1 - top) if down else (top, bottom)
+    boxes = tf.stack([left, top, right, bottom], axis=-1)
+    boxes = tf.where(cells["labels"][:, None] >= 0, boxes, -1.0)  # padding stays padding
+    return image, {**labels, "cells": {**cells, "boxes": boxes}}
+
+
+def make_batches(split, tasks):
+    """Makes shuffled and flipped batches with the labels of some tasks."""
+    images, labels = split
+    rows = tf.data.Dataset.from_tensor_slices((images, {task: labels[task] for task in tasks}))
+    return rows.shuffle(len(images)).map(flip).batch(BATCH_SIZE)
+
+
+def make_trunk():
+    """Makes the shared trunk, from 192 x 256 pixels to 24 x 32 cells of features."""
+    stack = [layers.Rescaling(1 / 127.5, offset=-1)]
+    for filters, strides in ((16, 2), (32, 2), (32, 1), (64, 2), (64, 1), (64, 1)):
+        stack += [
+            layers.Conv2D(filters, 3, strides, padding="same", use_bias=False),
+            layers.BatchNormalization(momentum=0.9),  # there are few steps
+            layers.Activation("relu"),
+        ]
+    return keras.Sequential(stack, name="trunk")
+
+
+def train(tasks, splits, epochs, seed, title):
+    """Trains one model; its schedule was chosen on the validation photographs, shown at the end."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((*SIZE, 3), name="image", dtype="uint8")
+    model = keras_mtl.architectures.hard_sharing(inputs, make_trunk(), tasks)
+    batches = make_batches(splits["train"], tasks)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * len(batches))
+    model.compile(keras.optimizers.Adam(rate))
+    _, minutes = comparison.fit(model, batches, epochs=epochs, title=f"{title}: {', '.join(tasks)}")
+    print(f"Validation: {measure(model, splits['validation'])}")
+    return model, minutes
+
+
+def count_errors(counts, predicted):
+    """Returns the mean absolute error of the counts, class by class."""
+    return dict(zip(CLASSES, np.abs(counts - predicted).mean(axis=0).tolist(), strict=True))
+
+
+def measure(model, split):
+    """Returns the mean average precision in percent and the errors of the counts."""
+    images, labels = split
+    predictions = model.predict(images, batch_size=32, verbose=0)
+    measures = {}
+    if "cells" in predictions:
+        precisions = TASKS["cells"].average_precision(labels["cells"], predictions["cells"])
+        measures[PRECISION] = 100 * float(np.nanmean(precisions))
+    if "counts" in predictions:
+        measures |= count_errors(labels["counts"], predictions["counts"])
+    return measures
+
+
+def run_seed(splits, epochs, seed):
+    """Trains a model for each task and one for both; returns test measures and the latter."""
+    single = {comparison.MINUTES: 0.0}
+    for task, head in TASKS.items():
+        model, minutes = train({task: head}, splits, epochs, seed, comparison.SINGLE)
+        single |= measure(model, splits["test"])
+        single[comparison.MINUTES] += minutes
+    model, minutes = train(TASKS, splits, epochs, seed, MULTI)
+    mean = splits["train"][1]["counts"].mean(axis=0)
+    blind = count_errors(splits["test"][1]["counts"], mean)
+    rows = {
+        comparison.SINGLE: single,
+        MULTI: {**measure(model, splits["test"]), comparison.MINUTES: minutes},
+        "training mean": {PRECISION: float("nan"), **blind, comparison.MINUTES: 0.0},
+    }
+    return rows, model
+
+
+def serve(model, image, folder):
+    """Exports the model and returns what plain TensorFlow says to one image, with one request."""
+    model.export(folder, verbose=False)
+    served = tf.saved_model.load(folder).signatures["serving_default"]
+    return {name: answer[0].numpy() for name, answer in served(image=image[None]).items()}
+
+
+def draw_answer(axes, image, answer, counts):
+    """Draws the boxes that were served, and the counts beside the true ones."""
+    axes.imshow(image)
+    axes.axis("off")
+    boxes = answer["cells_boxes"] * np.tile(SIZE[::-1], 2)  # from parts of the image to pixels
+    found = zip(boxes, answer["cells_labels"], answer["cells_scores"], strict=True)
+    for (left, top, right, bottom), label, score in found:
+        if score >= SHOWN:
+            corners = [left, right, right, left, left], [top, top, bottom, bottom, top]
+            axes.plot(*corners, color=COLOURS[label], linewidth=1.5)
+    parts = zip(CLASSES, answer["counts"], counts, strict=True)
+    text = [f"{name} {rate:.1f} ({count:.0f})" for name, rate, count in parts]
+    axes.set_title(f"A test photograph, counts (and true ones)\n{', '.join(text)}", fontsize=10)
+
+
+def main(arguments=None):
+    """Trains, compares, exports and draws; returns the rows, the table and the folder."""
+    data = "folder or tar file of BCCD; without it TensorFlow Datasets downloads it"
+    options = comparison.parse(
+        __doc__.splitlines()[0], arguments, data=data, epochs=30, data_required=False
+    )
+    splits = read(options.data)
+    models = []
+
+    def run(seed):
+        rows, model = run_seed(splits, options.epochs, seed)
+        models[:] = [model]
+        return rows
+
+    rows, folder = comparison.repeat("cells", run, options.seeds)
+    images, labels = splits["test"]
+    row = int(np.argmax((labels["counts"] > 0).all(axis=1)))  # the first one with every class
+    answer = serve(models[-1], images[row], str(folder / "served"))
+    picture = functools.partial(
+        draw_answer, image=images[row], answer=answer, counts=labels["counts"][row]
+    )
+    return comparison.report("cells", rows, MEASURES, folder, [picture])
+
+
+if __name__ == "__main__":
+    main()
