@@ -42,13 +42,18 @@ class Measure:
     higher_is_better: bool = True
 
 
-def parse(description, arguments, *, data, epochs, data_required=True):
-    """Reads the command line of an example: `--data`, `--epochs`, `--seeds` and `--quick`."""
+def parse(description, arguments, *, data, epochs, data_required=True, add_arguments=None):
+    """Reads the command line of an example: `--data`, `--epochs`, `--seeds` and `--quick`.
+
+    `add_arguments(parser)` adds the example's own ones.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", required=data_required, help=data)
     parser.add_argument("--epochs", type=int, help=f"{epochs} by default")
     parser.add_argument("--seeds", type=int, default=1, help="number of repetitions")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
+    if add_arguments:
+        add_arguments(parser)
     options = parser.parse_args(arguments)
     options.epochs = options.epochs or (1 if options.quick else epochs)
     return options

@@ -83,6 +83,18 @@ def test_epochs_are_those_asked_for(comparison):
     assert [epochs(), epochs("--quick"), epochs("--quick", "--epochs", "3")] == [20, 1, 3]
 
 
+def test_an_example_adds_arguments_of_its_own(comparison):
+    def add(parser):
+        parser.add_argument("--hold-out", action="store_true")
+
+    def hold_out(*arguments):
+        command = ["--data", "x", *arguments]
+        options = comparison.parse("", command, data="a file", epochs=1, add_arguments=add)
+        return options.hold_out
+
+    assert [hold_out(), hold_out("--hold-out")] == [False, True]
+
+
 def test_a_measure_that_a_method_does_not_have_stays_empty(comparison, measures, workplace):
     values = {"score": np.array([1.0]), "error": np.array([2.0]), "minutes": np.array([0.5])}
     rows = {"single task": values, "constant": {**values, "score": np.array([np.nan])}}
