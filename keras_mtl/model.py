@@ -201,7 +201,7 @@ class MultiTaskModel(FittedModel):
             state.gradient_balancing.build_for_parts(sizes)
         self._step = Step(self, plans, state, logbook, partition, policy)
         self._step.before_step = hypergradient_for(self._step)
-        self._feed = Feed(plans, self.output)
+        self._feed = Feed(plans, self.output, self.inputs)
         self._plans = MappingProxyType(plans)
         if self.optimizer is None:
             return

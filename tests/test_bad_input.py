@@ -250,7 +250,7 @@ def test_data_sets_must_yield_labels_by_task_in_batches(model):
         fit(model, pairs.map(lambda x, y: x).batch(4))
     with pytest.raises(TypeError, match="`y` must be a dict keyed by task name"):
         fit(model, pairs.map(lambda x, y: (x, (y["sex"], y["job"], y["age"]))).batch(4))
-    with pytest.raises(ValueError, match=r"rows of a batch, received a scalar.*`dataset.batch"):
+    with pytest.raises(ValueError, match=r"axis of the batch is missing: write `dataset.batch"):
         fit(model, pairs)
     with pytest.raises(ValueError, match=r"must yield `\(x, y\)`.*Expected keys"):
         fit(model, X, labels(), validation_data=pairs.map(lambda x, y: x).batch(4))

@@ -1,14 +1,14 @@
 """Checks and shapes what `fit` and `evaluate` are given, before the first step."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mtl.core import checks, label_checks
+from keras_mtl.core import checks, input_checks, label_checks
 from keras_mtl.core.labels import split_missing
 from keras_mtl.core.plan import TaskPlan
 
@@ -22,10 +22,13 @@ class Feed:
         plans: Dict from task name to `TaskPlan`.
         outputs: Dict from task name to its symbolic output or structure of outputs; of tasks
             without a loss too.
+        inputs: List of the model's symbolic inputs.
     """
 
-    def __init__(self, plans: Mapping[str, TaskPlan], outputs: Mapping[str, Any]) -> None:
-        self._plans = dict(plans)
+    def __init__(
+        self, plans: Mapping[str, TaskPlan], outputs: Mapping[str, Any], inputs: Sequence[Any]
+    ) -> None:
+        self._plans, self._inputs = dict(plans), list(inputs)
         self._without_loss = [task for task in outputs if task not in plans]
         self._shapes = {
             task: keras.tree.map_structure(lambda x: x.shape, outputs[task]) for task in plans
@@ -34,6 +37,7 @@ class Feed:
     def prepare(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
         """Returns `(x, y, sample_weight)`, checked, as Keras' data adapters want them."""
         if y is not None:
+            input_checks.check(self._inputs, x)
             self.check_labels(y)
             return x, y, self._weights(y, sample_weight)
         if isinstance(x, tf.data.Dataset):
@@ -117,6 +121,7 @@ class Feed:
                 "A data set must yield `(x, y)` or `(x, y, sample_weight)` with `y` a dict keyed "
                 f"by task. Expected keys {list(self._plans)}, received {checks.describe(spec)}."
             )
+        input_checks.check(self._inputs, spec[0])
         self._check_keys("y", spec[1])
         if len(spec) == 3 and isinstance(spec[2], Mapping):
             self._check_tasks("sample_weight", spec[2])
