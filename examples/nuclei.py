@@ -23,11 +23,8 @@ import keras_mtl
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 14, 8, 3e-3  # chosen on validation images
 WIDTHS = (8, 16, 32, 64)  # of the U-Net, each at half the resolution of the one before
 COARSEST = 2 ** (len(WIDTHS) - 1)
-METHODS = {
-    # Deviances of counts are some hundred times as large as cross-entropies of pixels.
-    "multi-task": {"loss_weights": {"count": 0.05}},
-    "running scale": {"loss_weighting": "running_scale"},
-}
+# Deviances of counts are some hundred times as large as cross-entropies of pixels.
+METHODS = {"multi-task": {"loss_weights": {"count": 0.05}}}
 SCORES = {"nuclei": jaccard_score, "boundary": f1_score}
 MEASURES = [
     comparison.Measure("nuclei", "nuclei IoU", 3),
