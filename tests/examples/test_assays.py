@@ -177,6 +177,6 @@ def test_each_model_has_a_head_for_its_assays_and_one_trunk(assays):
         tasks = {name: assays.keras_mtl.heads.BinaryClassification() for name in names}
         return assays.make_model(tasks, 400).count_params()
 
-    trunk, head = 400 * 512 + 512, 512 + 1
+    trunk, head = (400 + 1) * 512 + (512 + 1) * 512, 512 + 1
     assert parameters(["NR-AR"]) == trunk + head
     assert parameters(assays.ASSAYS) == trunk + 12 * head
