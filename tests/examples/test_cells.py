@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-ROWS = ["single task", "multi-task", "training mean"]
+ROWS = ["single task", "multi-task", "multi-task, counts at 0.1", "training mean"]
 # Pixels of 640 x 480: left, top, right, bottom.
 RED, WHITE = ("RBC", 64, 48, 128, 96), ("WBC", 320, 240, 480, 360)
 PLATELET, NO_AREA = ("Platelets", 0, 0, 32, 48), ("RBC", 100, 100, 100, 100)
@@ -90,6 +90,12 @@ def test_the_training_mean_is_that_of_the_training_photographs(result):
     expected = [0.0, 0.5, (1 / 3 + 2 / 3) / 2]
     assert [row[name][0] for name in ("RBC", "WBC", "Platelets")] == pytest.approx(expected)
     assert np.isnan(row["average_precision"][0])
+
+
+def test_methods_differ_in_the_weight_of_counts(cells):
+    weights = [cells.make_tasks(x)["counts"].loss_weight for x in cells.COUNT_WEIGHTS.values()]
+    assert list(cells.COUNT_WEIGHTS) == ROWS[1:3]
+    assert weights == [1.0, 0.1]
 
 
 def test_everything_lies_in_one_folder_with_a_model_that_serves_boxes(result):
