@@ -33,7 +33,7 @@ CELLS = keras_mtl.heads.Detection(len(CLASSES), on_bad_box="drop")  # two boxes 
 BATCH_SIZE = 4
 LEARNING_RATE = 5e-3
 # On validation photographs, counting that weighs as much as detection makes boxes worse.
-COUNT_WEIGHTS = {"multi-task": 1.0, "multi-task, counts at 0.1": 0.1}
+COUNT_WEIGHTS = {"multi-task": 1.0, "counts at 0.1": 0.1}
 PRECISION = "average_precision"
 BLIND = "training mean"
 SHOWN = 0.3  # the score from which on the figure shows a box

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-ROWS = ["single task", "multi-task", "multi-task, counts at 0.1", "training mean"]
+ROWS = ["single task", "multi-task", "counts at 0.1", "training mean"]
 # Pixels of 640 x 480: left, top, right, bottom.
 RED, WHITE = ("RBC", 64, 48, 128, 96), ("WBC", 320, 240, 480, 360)
 PLATELET, NO_AREA = ("Platelets", 0, 0, 32, 48), ("RBC", 100, 100, 100, 100)
