@@ -200,8 +200,15 @@ def test_a_loss_weighting_that_is_undone_is_warned_of():
     build(Undoing())  # nothing to undo
 
 
-@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
-@pytest.mark.parametrize("scope", ["parameters", "features"])
+@pytest.mark.parametrize(
+    ("scope", "replicated"),
+    [
+        ("parameters", False),
+        ("features", True),
+        pytest.param("parameters", True, marks=pytest.mark.slow),
+        pytest.param("features", False, marks=pytest.mark.slow),
+    ],
+)
 def test_weights_are_found_anew_every_n_steps_and_used_in_all(scope, replicated, strategy):
     balancing, every = Recorder(scope=scope, refresh_every=3), Recorder(scope=scope)
     models = []

@@ -20,7 +20,8 @@ def _all_cases():
 def _in_default_run(argument, name):
     # A claim on the step is proven once for each way through it, so on the methods that together
     # declare all there is to declare; one on the method, for each method in one of its scopes.
-    # What is dear, as XLA is, on one of them for a weighting and each scope of a balancing.
+    # What is dear, as XLA and replicas are, on one of them for a weighting and each scope of a
+    # balancing. The slow sweep runs all on all.
     if argument == "dear_case":
         return name in support.richest()
     of_method = argument != "deep_case" and not name.endswith("-features")

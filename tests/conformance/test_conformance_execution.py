@@ -22,10 +22,10 @@ COMPILED = 1e-5
 DIFFERENCES = 1e-5
 
 
-def test_two_replicas_equal_one_device(deep_case, strategy):
-    run = reference_run(deep_case)
+def test_two_replicas_equal_one_device(dear_case, strategy):
+    run = reference_run(dear_case)
     with strategy.scope():
-        model = make_model(deep_case, **as_reference())
+        model = make_model(dear_case, **as_reference())
     history = model.fit(*run.data, epochs=4, **FIT).history
     weighting = model._training_state.loss_weighting
     tolerance = DIFFERENCES if weighting.hypergradient == "implicit" else REORDERED
@@ -33,9 +33,9 @@ def test_two_replicas_equal_one_device(deep_case, strategy):
     assert_same_history(history, run.history, tolerance)
 
 
-def test_four_steps_at_once_equal_single_steps(deep_case):
-    run = reference_run(deep_case)
-    model = make_model(deep_case, **as_reference(), steps_per_execution=4)
+def test_four_steps_at_once_equal_single_steps(dear_case):
+    run = reference_run(dear_case)
+    model = make_model(dear_case, **as_reference(), steps_per_execution=4)
     history = model.fit(*run.data, epochs=4, **FIT).history
     assert_same_history(history, run.history, REORDERED)
     assert_same(values(model), run.numbers, REORDERED)
@@ -53,8 +53,8 @@ def test_xla_equals_the_plain_graph(dear_case):
     assert_same(values(model), run.numbers, COMPILED)
 
 
-def test_step_is_traced_once_whatever_changes_later(case):
-    run = reference_run(case)
+def test_step_is_traced_once_whatever_changes_later(deep_case):
+    run = reference_run(deep_case)
     assert run.traces.count == 1
     x, y = make_data(16)
     before = run.model.get_layer("trunk").kernel.numpy()

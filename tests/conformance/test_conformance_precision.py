@@ -40,8 +40,8 @@ def test_mixed_precision_trains_as_float32_does(deep_case, policy):
     assert_same_history({name: history[name] for name in LOSSES}, expected, 0.05)
 
 
-def test_overflow_lowers_the_loss_scale_and_reaches_no_weight(deep_case):
-    model = _run(deep_case, "mixed_float16")[0]
+def test_overflow_lowers_the_loss_scale_and_reaches_no_weight(dear_case):
+    model = _run(dear_case, "mixed_float16")[0]
     optimizer = model.optimizer
     # Far above what float16 holds: the first steps overflow.
     optimizer.dynamic_scale.assign(2.0**24)
