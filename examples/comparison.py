@@ -127,7 +127,7 @@ def draw_measure(axes, rows, measure):
         colour = COLOURS[place % len(COLOURS)]
         axes.scatter(np.full(len(runs), place), runs, color=colour, zorder=2, label=method)
         axes.hlines(np.mean(runs), place - 0.25, place + 0.25, color=colour, zorder=2)
-    axes.set_xticks(places, [method.replace(" ", "\n") for method in rows])
+    axes.set_xticks(places, list(rows), rotation=35, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
@@ -146,7 +146,7 @@ def draw(rows, measures, path, pictures=()):
         draw_measure(axes, rows, measure)
     for axes, picture in zip(panels[len(measures) :], pictures, strict=True):
         picture(axes)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
 
 
 def report(name, rows, measures, folder, pictures=()):

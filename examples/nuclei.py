@@ -20,10 +20,11 @@ from sklearn.model_selection import train_test_split
 
 import keras_mtl
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 14, 8, 3e-3  # chosen on validation images
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 14, 8, 3e-3  # for minutes on one core, not searched
 WIDTHS = (8, 16, 32, 64)  # of the U-Net, each at half the resolution of the one before
 COARSEST = 2 ** (len(WIDTHS) - 1)
-# Deviances of counts are some hundred times as large as cross-entropies of pixels.
+# Deviances of counts are some hundred times as large as cross-entropies of pixels. The weight is
+# of that order, not searched.
 METHODS = {"multi-task": {"loss_weights": {"count": 0.05}}}
 SCORES = {"nuclei": jaccard_score, "boundary": f1_score}
 MEASURES = [
@@ -107,8 +108,8 @@ def make_examples(images, labels):
 def flip(image, targets):
     """Flips half of the images and their maps across the diagonal.
 
-    Labels were sampled a fraction of a pixel down and right of the images. The diagonal flip keeps
-    that offset, so that it can be learned; rotations do not, and cost a point of IoU.
+    Images and labels were resampled to this size with offsets of a fraction of a pixel, alike on
+    both axes: this flip keeps them, so that they can be learned, where a rotation does not.
     """
     flipped = tf.random.uniform([]) < 0.5
 
@@ -175,7 +176,7 @@ def train(tasks, splits, epochs, title, **balancing):
         epochs=epochs,
         validation_freq=4,
         validation_data=(held_out, {task: answers[task] for task in tasks}),
-        # A tenth of the pixels; so the threshold of the best F1 comes near to 0.5.
+        # A tenth of the pixels are, and F1 wants more of them marked than the likely ones.
         class_weight={"boundary": {0: 1.0, 1: 2.0}} if "boundary" in tasks else None,
     )
     return model, minutes

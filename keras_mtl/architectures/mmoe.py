@@ -74,7 +74,7 @@ def mmoe(
     """
     # Layers.
     tasks = _graph.checked_tasks(tasks)
-    checks.positive_integer("num_experts", num_experts)
+    num_experts = checks.positive_integer("num_experts", num_experts)
     sources = _graph.model_inputs(inputs)
     stages = resolve_trunk(trunk)
     layers = _graph.task_layers(tasks)

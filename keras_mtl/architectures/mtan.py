@@ -96,7 +96,7 @@ def mtan(
     """
     # Layers.
     tasks = _graph.checked_tasks(tasks)
-    checks.positive_integer("reduction", reduction)
+    reduction = checks.positive_integer("reduction", reduction)
     sources = _graph.model_inputs(inputs)
     stages = stages_of(trunk, "mtan")
     layers = _graph.task_layers(tasks)

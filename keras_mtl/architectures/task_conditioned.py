@@ -89,7 +89,7 @@ def task_conditioned(
     # Layers.
     tasks = _graph.checked_tasks(tasks)
     checks.one_of("condition", condition, (*_CONDITIONS, _NORMALIZATION))
-    checks.positive_integer("rank", rank)
+    rank = checks.positive_integer("rank", rank)
     sources = _graph.model_inputs(inputs)
     if condition == _NORMALIZATION:
         stages = resolve_trunk(trunk)

@@ -115,11 +115,12 @@ def nonnegative_integer(argument: str, value: object) -> int:
 
 def _integer_from(minimum: int, argument: str, value: object) -> int:
     message = f"`{argument}` must be an integer >= {minimum}, received {describe(value)}."
-    if isinstance(value, bool) or not isinstance(value, int):
+    # NumPy's integers too: `labels.max() + 1` is one.
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(message)
     if value < minimum:
         raise ValueError(message)
-    return value
+    return int(value)
 
 
 def seed(argument: str, value: Any) -> int | None:

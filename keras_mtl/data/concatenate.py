@@ -46,7 +46,7 @@ def concatenate(
     >>> y["job"]
     [-1, -1, 0, 2]
     """
-    checks.positive_integer("batch_size", batch_size)
+    batch_size = checks.positive_integer("batch_size", batch_size)
     sources = Sources(datasets, {} if missing is None else missing)
     sizes = list(sizes_of(datasets, {}).values())
     first, *others = sources.rows(endless=False)

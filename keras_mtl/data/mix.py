@@ -99,8 +99,8 @@ def mix(
         PALs, arXiv:1902.02671 (annealed: p_i proportional to n_i^alpha, with alpha =
         1 - 0.8 (e - 1) / (E - 1) in epoch e of E).
     """
-    checks.positive_integer("batch_size", batch_size)
-    checks.positive_integer("epochs", epochs)
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    epochs = checks.positive_integer("epochs", epochs)
     checks.one_of("by", by, _UNITS)
     sources = Sources(datasets, {} if missing is None else missing)
     rows = sizes_of(datasets, {} if sizes is None else sizes)

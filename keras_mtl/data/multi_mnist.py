@@ -80,9 +80,9 @@ def multi_mnist(
             f"{list(sides['right'])}."
         )
     offsets = {"left": left_offset, "right": right_offset}
-    checks.positive_integer("size", size)
-    checks.positive_integer("copies", copies)
-    checks.nonnegative_integer("seed", seed)
+    size = checks.positive_integer("size", size)
+    copies = checks.positive_integer("copies", copies)
+    seed = checks.nonnegative_integer("seed", seed)
     for side, offset in offsets.items():
         _check_offset(f"{side}_offset", offset, canvas, sides[side])
     layout = Layout(checks.positive_integer("canvas", canvas), size, offsets, copies)

@@ -97,7 +97,8 @@ class DenseHead(Head):
     ) -> None:
         super().__init__(**kwargs)
         checks.one_of("pooling", pooling, POOLINGS)
-        if checks.positive_integer("upsampling", upsampling) > 1 and pooling is not None:
+        upsampling = checks.positive_integer("upsampling", upsampling)
+        if upsampling > 1 and pooling is not None:
             raise ValueError(
                 f"`upsampling` needs axes that are kept, received upsampling={upsampling} and "
                 f"pooling='{pooling}'. Use `pooling=None`."

@@ -53,7 +53,7 @@ class BinaryClassification(DenseHead):
         **kwargs: Any,
     ) -> None:
         checks.one_of("activation", activation, ("sigmoid", None))
-        checks.positive_integer("units", units)
+        units = checks.positive_integer("units", units)
         super().__init__(units, activation, pooling, ignore_class=ignore_class, **kwargs)
         self.units = units
 

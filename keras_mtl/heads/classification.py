@@ -54,7 +54,8 @@ class Classification(DenseHead):
         **kwargs: Any,
     ) -> None:
         checks.one_of("activation", activation, ("softmax", None))
-        if checks.positive_integer("num_classes", num_classes) < 2:
+        num_classes = checks.positive_integer("num_classes", num_classes)
+        if num_classes < 2:
             raise ValueError(
                 f"`num_classes` must be an integer >= 2, received {checks.describe(num_classes)}. "
                 "For a label that is 0 or 1 use `num_classes=2` or `BinaryClassification`."

@@ -67,7 +67,7 @@ class Counting(DenseHead):
         **kwargs: Any,
     ) -> None:
         checks.one_of("activation", activation, ("softplus", "exponential"))
-        checks.positive_integer("units", units)
+        units = checks.positive_integer("units", units)
         super().__init__(units, activation, pooling, ignore_class=ignore_class, **kwargs)
         self.units = units
 

@@ -61,7 +61,8 @@ class Ordinal(DenseHead):
         ignore_class: int | None = -1,
         **kwargs: Any,
     ) -> None:
-        if checks.positive_integer("num_classes", num_classes) < 2:
+        num_classes = checks.positive_integer("num_classes", num_classes)
+        if num_classes < 2:
             raise ValueError(
                 f"`num_classes` must be an integer >= 2, received {checks.describe(num_classes)}."
             )

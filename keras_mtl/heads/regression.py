@@ -50,7 +50,7 @@ class Regression(DenseHead):
         pooling: str | None = "avg",
         **kwargs: Any,
     ) -> None:
-        checks.positive_integer("units", units)
+        units = checks.positive_integer("units", units)
         super().__init__(units, _activation(activation), pooling, **kwargs)
         self.units = units
 

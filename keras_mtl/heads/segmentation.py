@@ -61,7 +61,8 @@ class Segmentation(DenseHead):
         **kwargs: Any,
     ) -> None:
         checks.one_of("activation", activation, ("softmax", None))
-        if checks.positive_integer("num_classes", num_classes) < 2:
+        num_classes = checks.positive_integer("num_classes", num_classes)
+        if num_classes < 2:
             raise ValueError(
                 f"`num_classes` must be an integer >= 2, received {checks.describe(num_classes)}. "
                 "For pixels that are 0 or 1 use `num_classes=2`, or `BinaryClassification` with "

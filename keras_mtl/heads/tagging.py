@@ -78,7 +78,8 @@ class Tagging(DenseHead):
     ) -> None:
         checks.one_of("activation", activation, ("softmax", None))
         checks.one_of("scheme", scheme, (*entities.SCHEMES, None))
-        if checks.positive_integer("num_tags", num_tags) < 2:
+        num_tags = checks.positive_integer("num_tags", num_tags)
+        if num_tags < 2:
             raise ValueError(f"`num_tags` must be an integer >= 2, received {num_tags}.")
         super().__init__(num_tags, activation, None, ignore_class=ignore_class, **kwargs)
         self.num_tags = num_tags
