@@ -75,7 +75,7 @@ def repeat(name, run_seed, seeds):
         name: String. The example; results are written below `keras_mtl_runs/` under it, after
             each seed.
         run_seed: Function of a seed that returns `{method: {measure: value}}`, with the baseline
-            first. It is called with Keras, NumPy and Python seeded.
+            first; a method may lack a measure. It is called with Keras, NumPy and Python seeded.
         seeds: Integer. How many.
 
     Returns:
@@ -96,11 +96,16 @@ def repeat(name, run_seed, seeds):
 
 
 def show(values, decimals, sign=""):
-    """Writes a mean, and a standard deviation where there are several seeds; nothing for NaN."""
-    if np.isnan(values).any():  # a method that does not have this measure
+    """Writes a mean, and a standard deviation where there are several seeds; `None` is empty."""
+    if values is None:
         return ""
     text = f"{np.mean(values):{sign}.{decimals}f}"
     return f"{text} ± {np.std(values, ddof=1):.{decimals}f}" if len(values) > 1 else text
+
+
+def difference(row, baseline, key):
+    """Returns the differences seed by seed, `None` where one of the two lacks the measure."""
+    return row[key] - baseline[key] if key in row and key in baseline else None
 
 
 def make_table(rows, measures):
@@ -108,11 +113,11 @@ def make_table(rows, measures):
     columns = [*measures, Measure(MINUTES, "minutes a seed", 1)]
     lines = [["method", *(column.title for column in columns)], ["---"] * (len(columns) + 1)]
     for method, row in rows.items():
-        cells = [show(row[column.key], column.decimals) for column in columns]
+        cells = [show(row.get(column.key), column.decimals) for column in columns]
         lines.append([method, *cells])
     baseline, *others = rows
     for method in others:
-        gains = [rows[method][m.key] - rows[baseline][m.key] for m in measures]
+        gains = [difference(rows[method], rows[baseline], measure.key) for measure in measures]
         cells = [show(g, m.decimals, "+") for g, m in zip(gains, measures, strict=True)]
         lines.append([f"{method}, less {baseline}", *cells, ""])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -120,14 +125,17 @@ def make_table(rows, measures):
 
 def draw_measure(axes, rows, measure):
     """Draws a dot for each seed and method, joined seed by seed, and a bar at each mean."""
-    values = np.array([row[measure.key] for row in rows.values()])
-    places = np.arange(len(rows))
-    axes.plot(places, values, color="0.8", zorder=1)
-    for place, (method, runs) in enumerate(zip(rows, values, strict=True)):
+    values = {
+        place: row[measure.key] for place, row in enumerate(rows.values()) if measure.key in row
+    }
+    axes.plot(list(values), np.array(list(values.values())), color="0.8", zorder=1)
+    for place, runs in values.items():
         colour = COLOURS[place % len(COLOURS)]
-        axes.scatter(np.full(len(runs), place), runs, color=colour, zorder=2, label=method)
+        axes.scatter(np.full(len(runs), place), runs, color=colour, zorder=2)
         axes.hlines(np.mean(runs), place - 0.25, place + 0.25, color=colour, zorder=2)
-    axes.set_xticks(places, list(rows), rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_xticks(
+        np.arange(len(rows)), list(rows), rotation=35, ha="right", rotation_mode="anchor"
+    )
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)

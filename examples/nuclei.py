@@ -202,7 +202,7 @@ def guess(splits):
     """Measures the mean count of the training images as the answer for each test image."""
     mean = splits["train"][1]["count"].mean()
     error = float(np.mean(np.abs(splits["test"][1]["count"] - mean)))
-    return {"nuclei": np.nan, "boundary": np.nan, "count": error, comparison.MINUTES: 0.0}
+    return {"count": error, comparison.MINUTES: 0.0}
 
 
 def run_seed(images, labels, epochs, seed):
