@@ -157,11 +157,15 @@ def draw(rows, measures, path, pictures=()):
     figure.savefig(path, dpi=120)
 
 
-def report(name, rows, measures, folder, pictures=()):
-    """Prints and writes the table, draws the figure; returns all of them for the caller."""
+def report(name, rows, measures, folder, pictures=(), undrawn=()):
+    """Prints and writes the table, draws the figure; returns all of them for the caller.
+
+    Methods in `undrawn` stand in the table only, as what is far from all others.
+    """
     table = make_table(rows, measures)
     (folder / "table.md").write_text(table + "\n")
-    draw(rows, measures, folder / f"{name}.png", pictures)
+    drawn = {method: row for method, row in rows.items() if method not in undrawn}
+    draw(drawn, measures, folder / f"{name}.png", pictures)
     seeds = len(next(iter(rows.values()))[MINUTES])
     print(f"\nTest rows, {seeds} seed(s), mean ± standard deviation:\n\n{table}\n")
     print(f"Figure: {folder / name}.png")

@@ -239,7 +239,7 @@ def main(arguments=None):
     def picture(axes):
         draw_week(axes, last["predictions"], make_splits(hours)["test"][1])
 
-    return comparison.report("demand", rows, MEASURES, folder, [picture])
+    return comparison.report("demand", rows, MEASURES, folder, [picture], undrawn=[CONSTANT])
 
 
 if __name__ == "__main__":

@@ -104,3 +104,13 @@ def test_a_measure_that_a_method_does_not_have_stays_empty(comparison, measures,
         "| constant, less single task |  | +0.0 |  |",
     ]
     comparison.draw(rows, measures, workplace / "figure.png")  # without a warning
+
+
+def test_what_is_far_off_stands_in_the_table_only(comparison, measures, workplace):
+    rows, folder = comparison.repeat("two", two_seeds, 2)
+    rows["constant"] = rows["single task"]
+    drawn = []
+    result = comparison.report("two", rows, measures, folder, [drawn.append], ["constant"])
+    assert "| constant |" in result["table"]
+    names = [label.get_text() for label in drawn[0].figure.axes[0].get_xticklabels()]
+    assert names == ["single task", "multi-task"]
