@@ -125,7 +125,7 @@ def train(features, labels, assays, epochs, seed, title, **balancing):
     keras.utils.set_random_seed(seed)
     tasks = {assay: keras_mtl.heads.BinaryClassification() for assay in assays}
     model = make_model(tasks, features["train"].shape[1])
-    # A fixed schedule, chosen on validation rows.
+    # A fixed schedule, chosen on validation rows of other splits.
     steps = epochs * int(np.ceil(len(features["train"]) / BATCH_SIZE))
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     model.compile(keras.optimizers.Adam(rate), **balancing)

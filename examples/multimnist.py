@@ -26,7 +26,7 @@ from keras import layers
 import keras_mtl
 
 BATCH = 256
-LEARNING_RATE = 0.03  # the best of 0.01, 0.03 and 0.1 on validation canvases, for `sener`
+LEARNING_RATE = 0.03  # for `sener` the best on validation in `benchmarks/multimnist.py`
 METHODS = {"multi-task": {}, "multi-task, pcgrad": {"gradient_balancing": "pcgrad"}}
 MEASURES = [
     comparison.Measure("left", "left accuracy (%)"),

@@ -32,10 +32,8 @@ class HeadLoss(keras.Loss):
 
     # Whether it is a mean over the last axis of a function of one label and one prediction.
     elementwise: ClassVar[bool] = False
-    # Whether `elements` computes it, which is told what is missing and what is padding.
+    # Whether `elements` computes it, a value a row or step, told what is missing and padding.
     reads_masks: ClassVar[bool] = False
-    # Whether it has a value for each row.
-    has_rows: ClassVar[bool] = False
     # Whether labels are class ids.
     takes_class_ids: ClassVar[bool] = False
     # Whether it is never negative, by rounding neither, for labels that pass the checks.
@@ -68,7 +66,6 @@ class ElementwiseLoss(HeadLoss):
     """
 
     elementwise = True
-    has_rows = True
 
     @abstractmethod
     def elements(self, y_true: Any, y_pred: Any) -> Any:
@@ -89,7 +86,6 @@ class SequenceLoss(HeadLoss):
     """
 
     reads_masks = True
-    has_rows = True
     nonnegative = True
 
     @abstractmethod

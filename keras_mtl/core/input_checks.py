@@ -19,14 +19,13 @@ def check(inputs: Sequence[Any], x: Any) -> None:
     Raises:
         ValueError: If a shape or dtype does not fit.
     """
-    names = [tensor.name for tensor in inputs]
     if isinstance(x, Mapping):
-        pairs = [(tensor, x.get(tensor.name)) for tensor in inputs]
-    elif isinstance(x, list | tuple):
-        pairs = list(zip(inputs, x, strict=False)) if len(x) == len(names) else []
-    else:
-        pairs = list(zip(inputs, [x], strict=False)) if len(names) == 1 else []
-    for tensor, values in pairs:
+        x = [x.get(tensor.name) for tensor in inputs]
+    elif not isinstance(x, list | tuple):
+        x = [x]
+    if len(x) != len(inputs):
+        return
+    for tensor, values in zip(inputs, x, strict=True):
         if isinstance(values, np.ndarray | tf.Tensor | tf.TensorSpec):
             _check_one(tensor, values)
 
@@ -42,7 +41,7 @@ def _check_one(tensor: Any, values: Any) -> None:
     if shape.rank is None:
         return
     received, expected = tuple(shape), tuple(tensor.shape)
-    if not any(_fits(received, option) for option in _allowed(expected)):
+    if not any(fits(received, option) for option in _allowed(expected)):
         raise ValueError(
             f"{argument} must have shape {('batch', *expected[1:])}, received {received}. "
             + _advice(received, expected)
@@ -59,17 +58,18 @@ def _allowed(expected: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     return [*options, expected[:-1]] if expected[-1] == 1 else options
 
 
-def _fits(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+def fits(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+    """Whether two shapes can be one and the same; `None` is a length not known."""
     return len(received) == len(expected) and all(
         a is None or b is None or a == b for a, b in zip(received, expected, strict=True)
     )
 
 
 def _advice(received: tuple[Any, ...], expected: tuple[Any, ...]) -> str:
-    if _fits((None, *received), expected):
+    if fits((None, *received), expected):
         return "The axis of the batch is missing: write `dataset.batch(32)` or `x[np.newaxis]`."
-    if _fits((*received, None), expected):
+    if fits((*received, None), expected):
         return "The last axis, of channels or features, is missing: stack them along it."
-    if _fits((*received[:-1], None), expected):
+    if fits((*received[:-1], None), expected):
         return f"The last axis, of channels or features, must have length {expected[-1]}."
     return "Reshape or resize what the model is given, or change its `keras.Input`."

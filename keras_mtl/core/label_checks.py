@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_mtl.core import label_tensors
 from keras_mtl.core.head_loss import HeadLoss
+from keras_mtl.core.input_checks import fits
 from keras_mtl.core.labels import align, split_missing
 from keras_mtl.core.plan import TaskPlan
 
@@ -129,7 +130,7 @@ def _check_shape(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> None:
     allowed = [shape[:-1], (*shape[:-1], 1)] if plan.is_sparse else [shape]
     if not plan.is_sparse and shape[-1] == 1:
         allowed.append(shape[:-1])
-    if not any(_fits(received[1:], option[1:]) for option in allowed):
+    if not any(fits(received[1:], option[1:]) for option in allowed):
         expected = " or ".join(str(("batch", *option[1:])) for option in allowed)
         raise ValueError(
             f"`y['{plan.name}']` must have shape {expected}, received {received}. "
@@ -158,12 +159,6 @@ def _times_finer(labels: Any, shape: tuple[Any, ...]) -> int | None:
     ratios = {a / b for a, b in pairs if a and b}
     factor = ratios.pop() if len(ratios) == 1 and len(pairs) == len(inner) else 0.0
     return int(factor) if factor > 1 and factor.is_integer() else None
-
-
-def _fits(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
-    return len(received) == len(expected) and all(
-        a is None or b is None or a == b for a, b in zip(received, expected, strict=True)
-    )
 
 
 def _rules(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> list[Rule]:

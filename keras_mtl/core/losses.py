@@ -163,8 +163,8 @@ class TaskLoss:
     @property
     def is_known_by_row(self) -> bool:
         """Whether the loss is known to have a value a row."""
-        known = self.elementwise or self.function in (*BY_ROW, *CROSSENTROPIES, crossentropy)
-        return known or self.declares.has_rows
+        known = self.elementwise or self.declares.reads_masks
+        return known or self.function in (*BY_ROW, *CROSSENTROPIES, crossentropy)
 
     def is_scalar(self, labels: Any, predictions: Any) -> bool:
         """Whether the loss reduces over the batch by itself."""

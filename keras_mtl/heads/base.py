@@ -1,6 +1,7 @@
 """The contract of heads: features in, what one serves out."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -33,13 +34,13 @@ class Head(keras.layers.Layer):
     def __init__(self, *, ignore_class: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if ignore_class is not None and (
-            isinstance(ignore_class, bool) or not isinstance(ignore_class, int)
+            isinstance(ignore_class, bool) or not isinstance(ignore_class, Integral)
         ):
             raise TypeError(
                 f"`ignore_class` must be an integer or None, received "
                 f"{checks.describe(ignore_class)}."
             )
-        self.ignore_class = ignore_class
+        self.ignore_class = None if ignore_class is None else int(ignore_class)
         self.supports_masking = True
 
     def default_loss(self) -> Any:
