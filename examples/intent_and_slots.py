@@ -12,27 +12,22 @@ a bidirectional LSTM. Single-task models come first; no vectors are pretrained. 
 on validation sentences. Everything is written below `keras_mtl_runs/`.
 """
 
-import collections
 import dataclasses
 import math
 import pathlib
 
-import comparison  # the file next to this one
+import comparison  # the files next to this one
 import keras
 import numpy as np
+import sentences
 import tensorflow as tf
-from keras import layers
 
 import keras_mtl
 
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}
-LONGEST_WORD = 16  # letters; the rest of a longer word is cut off
-UNKNOWN = 1  # the id of words and letters without one of their own; 0 is padding
 BATCH_SIZE = 64
 BUCKETS = (7, 9, 11, 14)  # words; bounds between short and long sentences
 LEARNING_RATE = 4e-3
-WORD_DROPOUT = 0.1
-LSTM_UNITS = 128
 QUICK_ROWS = 500  # sentences of each split
 METHODS = {
     "fixed": {"loss_weighting": "fixed"},
@@ -48,118 +43,44 @@ MEASURES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Sentences:
-    """Sentences in the order of the file: words, a tag a word, and an intent each."""
-
-    words: list[list[str]]
-    tags: list[list[str]]
-    intents: list[str]
-
-    def __getitem__(self, rows):
-        return Sentences(self.words[rows], self.tags[rows], self.intents[rows])
-
-
-@dataclasses.dataclass(frozen=True)
 class Names:
     """What ids stand for, all taken from the training sentences."""
 
-    words: list[str]
-    letters: list[str]
+    vocabulary: sentences.Vocabulary
     tags: list[str]
     intents: list[str]
 
 
-def read_lines(path):
-    """Returns the words of each line of a text file."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: each split needs `seq.in`, `seq.out` and `label`.")
-    return [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def read_sentences(folder):
-    """Reads a split, and refuses tags that do not match the words."""
-    words, tags, intents = (read_lines(folder / file) for file in ("seq.in", "seq.out", "label"))
-    if not len(words) == len(tags) == len(intents):
-        raise ValueError(
-            f"The files in {folder} must have as many lines as one another: `seq.in` has "
-            f"{len(words)}, `seq.out` {len(tags)}, `label` {len(intents)}."
-        )
-    for line, (sentence, its_tags, intent) in enumerate(zip(words, tags, intents, strict=True), 1):
-        if not sentence or len(sentence) != len(its_tags):
-            raise ValueError(
-                f"{folder / 'seq.out'}, line {line}: {len(its_tags)} tags for the {len(sentence)} "
-                f"words of `seq.in`. Each word needs one tag, and a sentence at least one word."
-            )
-        if len(intent) != 1:
-            raise ValueError(f"{folder / 'label'}, line {line}: one intent, received {intent}.")
-    return Sentences(words, tags, [intent for [intent] in intents])
-
-
 def collect_names(train):
     """Lists words, letters, tags and intents of the training sentences."""
-    counts = collections.Counter(word for sentence in train.words for word in sentence)
     return Names(
-        # A word seen once stays unknown, so that there are unknown ones to learn from.
-        words=sorted(word for word, count in counts.items() if count > 1),
-        letters=sorted(set("".join(counts))),
-        tags=sorted({tag for sentence in train.tags for tag in sentence}),
+        sentences.collect_vocabulary(train.words),
+        tags=sorted(set(sentences.flat(train.tags))),
         intents=sorted(set(train.intents)),
     )
 
 
-def numbered(kind, labels, names):
-    """Returns the ids of labels, which must be among those of the training sentences."""
-    unknown = sorted(set(labels) - set(names))
-    if unknown:
-        raise ValueError(f"The training sentences have no {kind} {unknown}.")
-    ids = {name: number for number, name in enumerate(names)}
-    return np.array([ids[label] for label in labels], "int32")
-
-
-def encode(sentences, names):
+def encode(part, names):
     """Makes rows `({"words", "letters"}, {"intent", "slots"})` of ids, one a sentence."""
-    flat_words = [word for sentence in sentences.words for word in sentence]
-    flat_tags = [tag for sentence in sentences.tags for tag in sentence]
-    # With a mask token 0 is the padding, which comes later, and 1 what is unknown.
-    word_ids = layers.StringLookup(vocabulary=names.words, mask_token="")
-    letter_ids = layers.StringLookup(vocabulary=names.letters, mask_token="")
-    letters = tf.strings.unicode_split(flat_words, "UTF-8")
-    letters = letters.to_tensor("", shape=[None, LONGEST_WORD])
-    lengths = [len(sentence) for sentence in sentences.words]
-
-    def by_sentence(ids):
-        return tf.RaggedTensor.from_row_lengths(tf.cast(ids, "int32"), lengths)
-
-    inputs = {
-        "words": by_sentence(word_ids(tf.constant(flat_words))),
-        "letters": by_sentence(letter_ids(letters)),
-    }
     labels = {
-        "intent": numbered("intent", sentences.intents, names.intents),
-        "slots": by_sentence(numbered("tag", flat_tags, names.tags)),
+        "intent": sentences.numbered("intent", part.intents, names.intents),
+        "slots": sentences.encode_tags(part, names.tags),
     }
+    inputs = sentences.encode_words(part.words, names.vocabulary)
     return tf.data.Dataset.from_tensor_slices((inputs, labels))
-
-
-def forget_words(inputs, labels):
-    """Makes some words unknown, which are then told from their letters and neighbours."""
-    words = inputs["words"]
-    forgotten = tf.random.uniform(tf.shape(words)) < WORD_DROPOUT
-    return {**inputs, "words": tf.where(forgotten, UNKNOWN, words)}, labels
 
 
 def make_batches(rows, tasks, training=False):
     """Makes batches, padded to the longest sentence: inputs with 0, tags as missing."""
     rows = rows.map(lambda inputs, labels: (inputs, {task: labels[task] for task in tasks}))
-    missing = {task: tf.constant(-1, "int32") for task in tasks}
-    padding = ({"words": tf.constant(0, "int32"), "letters": tf.constant(0, "int32")}, missing)
+    padding = (sentences.PADDING, dict.fromkeys(tasks, sentences.MISSING))
     if not training:
         return rows.padded_batch(BATCH_SIZE, padding_values=padding)
     # Sentences of about one length go together: half of the steps would be padding otherwise.
     return (
         rows.shuffle(len(rows))
         .repeat()  # without an end, so that no batch is smaller than the others
-        .map(forget_words)
+        .map(sentences.forget_words)
         .bucket_by_sequence_length(
             lambda inputs, labels: tf.size(inputs["words"]),
             BUCKETS,
@@ -170,29 +91,6 @@ def make_batches(rows, tasks, training=False):
     )
 
 
-def make_inputs():
-    """Makes the inputs of a model: ids of words, and of the letters of each word."""
-    return {
-        "words": keras.Input((None,), dtype="int32", name="words"),
-        "letters": keras.Input((None, LONGEST_WORD), dtype="int32", name="letters"),
-    }
-
-
-def make_trunk(names):
-    """Makes the shared trunk: what a word is, how it is spelt, and what stands around it."""
-    inputs = make_inputs()
-    word = layers.Embedding(len(names.words) + 2, 100)(inputs["words"])
-    letter = layers.Embedding(len(names.letters) + 2, 32)(inputs["letters"])
-    spelling = layers.Conv2D(64, (1, 3), padding="same", activation="relu")(letter)
-    spelling = keras.ops.max(spelling, axis=2)
-    x = layers.Dropout(0.4)(layers.Concatenate()([word, spelling]))
-    # The mask of the padding goes along to the heads. It is given here, because Concatenate loses
-    # that of `mask_zero=True` where it joins words with letters, which have none.
-    present = keras.ops.not_equal(inputs["words"], 0)
-    x = layers.Bidirectional(layers.LSTM(LSTM_UNITS, return_sequences=True))(x, mask=present)
-    return keras.Model(inputs, layers.Dropout(0.4)(x), name="trunk")
-
-
 def make_model(tasks, names):
     """Builds a model for some of the tasks; every one has a trunk of the same size."""
     heads = {
@@ -200,7 +98,8 @@ def make_model(tasks, names):
         "slots": keras_mtl.heads.Tagging(len(names.tags), tags=names.tags, crf=True),
     }
     chosen = {task: heads[task] for task in tasks}
-    return keras_mtl.architectures.hard_sharing(make_inputs(), make_trunk(names), chosen)
+    trunk = sentences.make_trunk(names.vocabulary)
+    return keras_mtl.architectures.hard_sharing(sentences.make_inputs(), trunk, chosen)
 
 
 def train(tasks, data, names, epochs, title, baselines=None, **balancing):
@@ -271,14 +170,13 @@ def run_seed(data, names, epochs, seed):
 def main(arguments=None):
     """Trains and compares on each seed; returns the rows, the table and the folder."""
     options = comparison.parse(
-        __doc__.splitlines()[0], arguments, data="folder with train, valid and test", epochs=6
+        __doc__.splitlines()[0], arguments, data="folder with train, valid and test", epochs=8
     )
     root = pathlib.Path(options.data)
-    sentences = {split: read_sentences(root / folder) for split, folder in SPLITS.items()}
-    if options.quick:
-        sentences = {split: part[:QUICK_ROWS] for split, part in sentences.items()}
-    names = collect_names(sentences["train"])
-    data = {split: encode(part, names) for split, part in sentences.items()}
+    parts = {split: sentences.read_snips(root / folder) for split, folder in SPLITS.items()}
+    names = collect_names(parts["train"])
+    limit = QUICK_ROWS if options.quick else None
+    data = {split: encode(part[:limit], names) for split, part in parts.items()}
     rows, folder = comparison.repeat(
         "intent_and_slots",
         lambda seed: run_seed(data, names, options.epochs, seed),

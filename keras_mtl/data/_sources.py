@@ -46,7 +46,10 @@ class Sources:
         self._markers = {
             task: _markers(task, spec, missing.get(task)) for task, spec in self._labels.items()
         }
-        self._missing = {task: self._missing_label(task) for task in self._partly_missing()}
+        self._growing = _growing([source.inputs for source in self._sources])
+        self._missing = self._partly_missing()
+        for task in self._missing:
+            _check_fillable(task, self._labels[task], self._markers[task])
 
     def rows(self, *, endless: bool) -> list[tf.data.Dataset]:
         """Returns data sets of rows `(x, {task: label})` with all tasks."""
@@ -95,17 +98,32 @@ class Sources:
         missing = self._absent(source)
 
         def fill(x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
-            def repeated(label: Any) -> Any:
-                count = tf.shape(tf.nest.flatten(x)[0])[:1]
-                return tf.broadcast_to(label, tf.concat([count, label.shape], axis=0))
+            shapes = [tf.shape(part) for part in tf.nest.flatten(x)]
+            counts = [shapes[0][0]] if many else []
+            row_shapes = [shape[1:] if many else shape for shape in shapes]
 
-            added = tf.nest.map_structure(repeated, missing) if many else missing
+            def label(spec: Any, marker: Any) -> Any:
+                lengths = [
+                    self._length(axis, row_shapes) if length is None else length
+                    for axis, length in enumerate(spec.shape)
+                ]
+                return tf.fill([*counts, *lengths], tf.constant(marker, spec.dtype))
+
+            added = {
+                task: tf.nest.map_structure(label, self._labels[task], self._markers[task])
+                for task in missing
+            }
             return x, {**(y if isinstance(y, Mapping) else {source.name: y}), **added}
 
         return tf.autograph.experimental.do_not_convert(fill)
 
-    def _absent(self, source: Source) -> dict[str, Any]:
-        return {task: label for task, label in self._missing.items() if task not in source.labels}
+    def _length(self, axis: int, shapes: list[Any]) -> Any:
+        """Returns how long a missing label is along an axis that differs from row to row."""
+        place = self._growing.get(axis)
+        return 1 if place is None else shapes[place][axis]
+
+    def _absent(self, source: Source) -> list[str]:
+        return [task for task in self._missing if task not in source.labels]
 
     def _partly_missing(self) -> list[str]:
         return [
@@ -113,13 +131,6 @@ class Sources:
             for task in self._labels
             if any(task not in source.labels for source in self._sources)
         ]
-
-    def _missing_label(self, task: str) -> Any:
-        def fill(spec: Any, marker: Any) -> Any:
-            _check_fillable(task, spec, marker)
-            return tf.fill(spec.shape, tf.constant(marker, spec.dtype))
-
-        return tf.nest.map_structure(fill, self._labels[task], self._markers[task])
 
     def _padding(self) -> Any:
         def padding(task: str, spec: Any, marker: Any) -> Any:
@@ -159,6 +170,9 @@ def _source(name: str, dataset: Any) -> Source:
             f"`datasets['{name}']` must have elements `(x, label)` or `(x, {{task: label}})`, "
             f"received {_text(spec)}. Map it: `dataset.map(lambda row: (x, y))`."
         )
+    if any(_is_slice_of_ragged(part) for part in tf.nest.flatten(spec)):
+        dataset = dataset.map(lambda x, y: (x, y))
+        spec = dataset.element_spec
     labels = dict(spec[1]) if isinstance(spec[1], Mapping) else {name: spec[1]}
     checks.task_names(labels)
     if not all(_is_dense(part) for part in tf.nest.flatten(spec)):
@@ -211,8 +225,24 @@ def _narrowed(first: Any, other: Any) -> Any:
     return tf.TensorSpec(first.shape.merge_with(other.shape), first.dtype)
 
 
+def _growing(inputs: list[Any]) -> dict[int, int]:
+    """Returns, for each axis that is not of one length, the first input part that has it so."""
+    found: dict[int, int] = {}
+    for place, specs in enumerate(zip(*map(tf.nest.flatten, inputs), strict=True)):
+        for spec in specs:
+            for axis, length in enumerate(spec.shape):
+                if length is None:
+                    found.setdefault(axis, place)
+    return found
+
+
 def _is_dense(spec: Any) -> bool:
     return isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None
+
+
+def _is_slice_of_ragged(spec: Any) -> bool:
+    """Whether it is a tensor that its spec calls ragged: a row of a ragged tensor."""
+    return isinstance(spec, tf.RaggedTensorSpec) and spec.ragged_rank == 0
 
 
 def _varies(spec: tf.TensorSpec) -> bool:
@@ -257,15 +287,10 @@ def _check_marker(task: str, labels: Any, given: Any) -> None:
         )
 
 
-def _check_fillable(task: str, spec: Any, marker: Any) -> None:
-    if marker is None:
-        raise ValueError(_no_marker(task, spec))
-    if _varies(spec):
-        raise ValueError(
-            f"The labels of task '{task}', which some data sets do not have, must have a fixed "
-            f"shape, received {_text(spec)}. If the data sets are batched, unbatch them; else pad "
-            "the labels to a fixed shape."
-        )
+def _check_fillable(task: str, labels: Any, markers: Any) -> None:
+    for spec, marker in zip(tf.nest.flatten(labels), tf.nest.flatten(markers), strict=True):
+        if marker is None:
+            raise ValueError(_no_marker(task, spec))
 
 
 def _no_marker(task: str, spec: Any) -> str:

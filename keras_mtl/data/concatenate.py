@@ -34,7 +34,7 @@ def concatenate(
     Raises:
         TypeError: If an argument has another type.
         ValueError: If inputs or labels of the data sets differ in structure, dtype or shape, a
-            data set is empty, or labels that must be filled have no marker or no fixed shape.
+            data set is empty, or labels that must be filled have no marker.
 
     Example:
 

@@ -43,7 +43,9 @@ def mix(
         datasets: Dict from name to a `tf.data.Dataset` of rows, not of batches: elements are
             `(x, {task: label})`, or `(x, label)` where the data set's name is its task. The
             inputs of all have one structure, dtype and shape. Rows that differ in length are
-            padded to the longest of the batch: inputs with 0 or "", labels as missing.
+            padded to the longest of the batch: inputs with 0 or "", labels as missing. A missing
+            label has, along an axis of no fixed length such as that of tags, the length of its
+            row's inputs where theirs is not fixed either, else 1.
         weights: `"proportional"` to the numbers of rows (T = 1, the default), `"uniform"`, a
             temperature T > 0, `"annealed"` from proportional nearly to uniform over the
             epochs, or a dict from data set to its share, in any unit.
@@ -74,7 +76,7 @@ def mix(
         TypeError: If an argument has another type.
         ValueError: If inputs or labels of the data sets differ in structure, dtype or shape, a
             data set is empty, a size is needed and not known, a name is unknown, labels that
-            must be filled have no marker or no fixed shape, or a value is out of range.
+            must be filled have no marker, or a value is out of range.
 
     Example:
 

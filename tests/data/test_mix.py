@@ -204,6 +204,91 @@ def test_rows_of_different_length_are_padded_with_labels_that_count_as_missing()
     np.testing.assert_array_equal(y["length"], [1, 3, 2])
 
 
+@pytest.mark.parametrize("by", ["row", "batch"])
+def test_rows_of_a_ragged_tensor_are_padded_as_those_of_a_generator(by):
+    words = [[1, 2, 3], [4], [5, 6]]
+    ragged = rows_of((tf.ragged.constant(words), {"tags": tf.ragged.constant(words)}))
+    signature = (tf.TensorSpec([None], tf.int32), {"tags": tf.TensorSpec([None], tf.int32)})
+    generated = tf.data.Dataset.from_generator(
+        lambda: ((row, {"tags": row}) for row in words), output_signature=signature
+    )
+    sizes = {"a": 3}
+    mixtures = [mix({"a": rows}, batch_size=3, by=by, sizes=sizes) for rows in (ragged, generated)]
+    (x, y), (same_x, same_y) = (next(mixture.as_numpy_iterator()) for mixture in mixtures)
+    assert x.tolist() == same_x.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
+    assert y["tags"].tolist() == same_y["tags"].tolist() == [[1, 2, 3], [4, -1, -1], [5, 6, -1]]
+
+
+def sentences(task, words, *, letters=3):
+    """Rows of no fixed length: a word id and its letters a token, and a tag a token."""
+    inputs = {
+        "letters": tf.RaggedTensor.from_row_lengths(
+            np.ones((sum(map(len, words)), letters), "int32"), [len(row) for row in words]
+        ),
+        "words": tf.ragged.constant(words, dtype=tf.int32),
+    }
+    return rows_of((inputs, {task: tf.ragged.constant(words, dtype=tf.int32)}))
+
+
+@pytest.mark.parametrize("by", ["row", "batch"])
+def test_missing_tags_are_as_long_as_the_sentence(by):
+    datasets = {
+        "names": sentences("names", [[1, 2, 3], [4]]),
+        "slots": sentences("slots", [[11, 12], [13, 14, 15, 16, 17]]),
+    }
+    mixture = mix(datasets, "uniform", batch_size=4, by=by, steps_per_epoch=20, seed=0)
+    for x, y in mixture.as_numpy_iterator():
+        words = x["words"]
+        assert x["letters"].shape == (*words.shape, 3)
+        names, slots = (words > 0) & (words < 10), words > 10
+        np.testing.assert_array_equal(y["names"], np.where(names, words, -1))
+        np.testing.assert_array_equal(y["slots"], np.where(slots, words, -1))
+
+
+def test_a_missing_label_of_no_fixed_length_beside_inputs_of_fixed_length_is_one_marker():
+    scenes = rows_of((numbered(0, 4), {"scene": [0, 1, 0, 1]}))
+    names = rows_of((numbered(4, 2), {"name": tf.ragged.constant([[5, 6, 7], [8]])}))
+    batches = keras_mtl.data.concatenate({"scene": scenes, "name": names}, batch_size=5)
+    (_, mixed), (_, rest) = batches.as_numpy_iterator()
+    assert mixed["name"].tolist() == [[-1, -1, -1]] * 4 + [[5, 6, 7]]
+    assert mixed["scene"].tolist() == [0, 1, 0, 1, -1]
+    assert rest["name"].tolist() == [[8]]
+
+
+def test_a_tagger_of_two_data_sets_learns_both():
+    datasets = {
+        "names": sentences("names", [[1, 2, 0], [2]]),
+        "slots": sentences("slots", [[4, 3, 3, 4], [3, 4]]),
+    }
+    inputs = {
+        name: keras.Input(shape, dtype="int32", name=name)
+        for name, shape in (("words", (None,)), ("letters", (None, 3)))
+    }
+    trunk = [keras.layers.Embedding(5, 8, mask_zero=False)]
+    heads = {task: keras_mtl.heads.Tagging(5, scheme=None) for task in datasets}
+    model = keras_mtl.architectures.hard_sharing(inputs["words"], trunk, heads)
+    model.compile(keras.optimizers.Adam(0.1))
+
+    rows = {task: data.map(lambda x, y: (x["words"], y)) for task, data in datasets.items()}
+    model.fit(mix(rows, batch_size=4, steps_per_epoch=60, seed=0), verbose=0)
+    results = model.evaluate(
+        keras_mtl.data.concatenate(rows, batch_size=4), return_dict=True, verbose=0
+    )
+    assert results["names_accuracy"] == results["slots_accuracy"] == 1.0
+
+
+def test_batched_data_sets_are_refused_by_the_model():
+    x = np.zeros((8, 2), "float32")
+    datasets = {"age": rows_of((x, x[:, 0])), "size": rows_of((x, x[:, 0]))}
+    mixture = mix({name: rows.batch(2) for name, rows in datasets.items()}, batch_size=4)
+    model = keras_mtl.architectures.hard_sharing(
+        keras.Input((2,)), keras.layers.Dense(2), dict.fromkeys(datasets, Regression())
+    )
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"\('batch', 2\), received \(4, None, 2\)"):
+        model.fit(mixture, verbose=0)
+
+
 def test_the_marker_may_be_the_heads_own():
     x = numbered(0, 2)
     masks = rows_of((x, {"mask": np.ones((2, 3, 3), "uint8")}))
@@ -356,7 +441,7 @@ def of_unknown_rank(dataset):
             r"`datasets\['age'\]` must have elements `\(x, label\)`",
         ),
         (
-            {"age": rows_of((tf.ragged.constant([[1.0], [1.0, 2.0]]), [0.0, 1.0]))},
+            {"age": rows_of((tf.ragged.constant([[[1.0]], [[1.0, 2.0], []]]), [0.0, 1.0]))},
             r"`datasets\['age'\]` must have dense tensors.*`.to_tensor\(\)`",
         ),
         (
@@ -374,10 +459,6 @@ def of_unknown_rank(dataset):
         (
             {"age": ages(), "b": rows_of((numbered(0, 3), [True] * 3))},
             r"task 'b'.*received bool. .*\(NaN\)\.$",
-        ),
-        (
-            {"age": ages().batch(2), "job": jobs().batch(2)},
-            r"task 'age'.*must have a fixed shape, received float32\(None,\).*unbatch them",
         ),
         (
             {"age": unbounded(), "job": jobs()},

@@ -44,18 +44,13 @@ def molecules():
 
 
 @pytest.fixture(scope="module")
-def run(assays, molecules, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("assays")
-    path = write(folder / "tox21.csv.gz", assays, molecules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(assays, "ASSAYS", FEW)  # to build six models instead of fifteen
-        result = assays.main(["--data", str(path), "--quick"])
-    return folder, result
+def result(assays, molecules, quick, tmp_path_factory):
+    path = write(tmp_path_factory.mktemp("tox21") / "tox21.csv.gz", assays, molecules)
+    return quick("assays", "--data", path, ASSAYS=FEW)  # six models instead of fifteen
 
 
-def test_table_has_a_row_a_method_and_a_difference_to_single_tasks(run):
-    lines = run[1]["table"].splitlines()
+def test_table_has_a_row_a_method_and_a_difference_to_single_tasks(result):
+    lines = result["table"].splitlines()
     assert lines[0] == (
         "| method | mean test AUC (%) | lowest AUC of an assay (%) | minutes a seed |"
     )
@@ -63,17 +58,16 @@ def test_table_has_a_row_a_method_and_a_difference_to_single_tasks(run):
     assert [line.split(" | ")[0][2:] for line in lines[2:]] == METHODS + differences
 
 
-def test_mean_and_lowest_are_those_of_the_assays(run):
-    for row in run[1]["rows"].values():
+def test_mean_and_lowest_are_those_of_the_assays(result):
+    for row in result["rows"].values():
         areas = np.array([row[assay] for assay in FEW])
         assert ((areas >= 0) & (areas <= 100)).all()
         np.testing.assert_allclose(row["mean"], areas.mean(0))
         np.testing.assert_allclose(row["lowest"], areas.min(0))
 
 
-def test_table_and_figure_are_written(run):
-    folder, result = run
-    written = folder / "keras_mtl_runs" / "assays"
+def test_table_and_figure_are_written(result):
+    written = result["folder"]
     assert {path.name for path in written.iterdir()} == {"results.json", "table.md", "assays.png"}
     assert (written / "table.md").read_text() == result["table"] + "\n"
 

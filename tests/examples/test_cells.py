@@ -61,13 +61,8 @@ def cells(example):
 
 
 @pytest.fixture(scope="module")
-def result(cells, tmp_path_factory):
-    """One quick run for all tests, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("cells")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        outcome = cells.main(["--data", str(write(folder)), "--quick"])
-        return {**outcome, "folder": outcome["folder"].resolve()}
+def result(quick, tmp_path_factory):
+    return quick("cells", "--data", write(tmp_path_factory.mktemp("bccd")))
 
 
 def test_table_has_a_row_for_every_method_and_a_column_for_every_measure(result):

@@ -52,17 +52,13 @@ def write(path, rows, columns=COLUMNS):
 
 
 @pytest.fixture(scope="module")
-def run(demand, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demand")
-    path = write(folder / "hour.csv", make_hours(600))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        result = demand.main(["--data", str(path), "--quick"])
-    return folder, result
+def result(quick, tmp_path_factory):
+    path = write(tmp_path_factory.mktemp("bikes") / "hour.csv", make_hours(600))
+    return quick("demand", "--data", path)
 
 
-def test_table_has_a_row_a_method_and_a_difference_to_single_tasks(run):
-    lines = run[1]["table"].splitlines()
+def test_table_has_a_row_a_method_and_a_difference_to_single_tasks(result):
+    lines = result["table"].splitlines()
     assert lines[0] == (
         "| method | casual, mean absolute error | registered, mean absolute error "
         "| casual, RMSLE | registered, RMSLE | minutes a seed |"
@@ -71,9 +67,8 @@ def test_table_has_a_row_a_method_and_a_difference_to_single_tasks(run):
     assert [line.split(" | ")[0][2:] for line in lines[2:]] == METHODS + differences
 
 
-def test_table_figure_and_results_are_written(demand, run):
-    folder, result = run
-    written = folder / "keras_mtl_runs" / "demand"
+def test_table_figure_and_results_are_written(demand, result):
+    written = result["folder"]
     assert {path.name for path in written.iterdir()} == {"results.json", "table.md", "demand.png"}
     (seed,) = json.loads((written / "results.json").read_text())
     keys = {measure.key for measure in demand.MEASURES} | {"minutes"}

@@ -1,51 +1,23 @@
-"""Intent and slots: SNIPS is read as it is, and both tasks are measured sentence by sentence."""
+"""Intent and slots: both tasks are measured sentence by sentence."""
 
 import keras
 import numpy as np
 import pytest
 from seqeval.metrics import f1_score
 
-SENTENCES = (
-    ("play jazz on spotify", "O B-genre O B-service", "PlayMusic"),
-    ("play some hard rock", "O O B-genre I-genre", "PlayMusic"),
-    ("rain in paris", "O O B-city", "GetWeather"),
-    ("rain in new york", "O O B-city I-city", "GetWeather"),
-)
+pytestmark = pytest.mark.usefixtures("small_trunk")
 
 
-def write_split(folder, sentences):
-    folder.mkdir(parents=True)
-    for file, column in zip(
-        ("seq.in", "seq.out", "label"), zip(*sentences, strict=True), strict=True
-    ):
-        # Some lines of the real files end with a space.
-        (folder / file).write_text("".join(f"{line} \n" for line in column), encoding="utf-8")
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def intent(example):
     return example("intent_and_slots")
 
 
 @pytest.fixture(scope="module")
-def snips(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("snips")
-    write_split(folder / "train", SENTENCES * 4)
-    write_split(folder / "valid", SENTENCES)
-    # `tokyo` and its letters k and z are in no training sentence.
-    write_split(folder / "test", [*SENTENCES, ("rain in tokyoz", "O O B-city", "GetWeather")])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(example, snips, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("run"))
-        patch.setattr(example("intent_and_slots"), "LSTM_UNITS", 8)
-        # One weighting stands for all: each model costs seconds to trace.
-        patch.delitem(example("intent_and_slots").METHODS, "fixed")
-        result = example("intent_and_slots").main(["--data", str(snips), "--quick"])
-        yield {**result, "folder": result["folder"].resolve()}
+def finished(intent, snips, quick, small_trunk):
+    # One weighting stands for all: each model costs seconds to trace.
+    methods = {"uncertainty": intent.METHODS["uncertainty"]}
+    return quick("intent_and_slots", "--data", snips, METHODS=methods)
 
 
 def test_report_has_a_row_a_method_and_a_column_a_measure(finished):
@@ -59,47 +31,28 @@ def test_report_has_a_row_a_method_and_a_column_a_measure(finished):
     assert written == {"results.json", "table.md", "intent_and_slots.png"}
 
 
-def test_sentences_are_read_line_by_line(intent, snips):
-    sentences = intent.read_sentences(snips / "valid")
-    assert sentences.words[1] == ["play", "some", "hard", "rock"]
-    assert sentences.tags[1] == ["O", "O", "B-genre", "I-genre"]
-    assert sentences.intents == ["PlayMusic", "PlayMusic", "GetWeather", "GetWeather"]
-
-
-def test_names_come_from_training_sentences_and_rare_words_stay_unknown(intent, snips):
-    train = intent.Sentences(
-        [["rain", "in", "paris"], ["rain", "in", "rome"]],
-        [["O", "O", "B-city"]] * 2,
-        ["GetWeather"] * 2,
+def test_labels_come_from_training_sentences(intent):
+    train = intent.sentences.Sentences(
+        [["rain", "in", "paris"], ["play"]], [["O", "O", "B-city"], ["O"]], ["Weather", "Music"]
     )
     names = intent.collect_names(train)
-    assert names.words == ["in", "rain"]
-    assert names.letters == sorted(set("raininparisrome"))
     assert names.tags == ["B-city", "O"]
-    assert names.intents == ["GetWeather"]
+    assert names.intents == ["Music", "Weather"]
 
 
-def test_rows_hold_ids_of_words_letters_and_labels(intent):
-    names = intent.Names(["in", "rain"], ["a", "i", "n", "r"], ["B-city", "O"], ["Ask", "Tell"])
-    sentences = intent.Sentences([["rain", "in", "minä"]], [["O", "O", "B-city"]], ["Tell"])
-    [(inputs, labels)] = intent.encode(sentences, names)
+def test_rows_hold_ids_of_words_and_of_labels(intent):
+    vocabulary = intent.sentences.Vocabulary(["in", "rain"], ["a", "i", "n", "r"])
+    names = intent.Names(vocabulary, ["B-city", "O"], ["Ask", "Tell"])
+    part = intent.sentences.Sentences([["rain", "in", "rome"]], [["O", "O", "B-city"]], ["Tell"])
+    [(inputs, labels)] = intent.encode(part, names)
     assert inputs["words"].numpy().tolist() == [3, 2, 1]
-    assert inputs["letters"].shape == (3, intent.LONGEST_WORD)
-    # m and ä are unknown, i and n are not; 0 is padding.
-    assert inputs["letters"][2, :6].numpy().tolist() == [1, 3, 4, 1, 0, 0]
     assert labels["intent"].numpy() == 1
     assert labels["slots"].numpy().tolist() == [1, 1, 0]
 
 
-def test_letters_beyond_the_longest_word_are_cut_off(intent):
-    names = intent.Names(["in"], ["a"], ["O"], ["Ask"])
-    [(inputs, _)] = intent.encode(intent.Sentences([["a" * 40]], [["O"]], ["Ask"]), names)
-    assert inputs["letters"].numpy().tolist() == [[2] * intent.LONGEST_WORD]
-
-
 def test_padding_is_missing_and_changes_nothing(intent, snips):
-    sentences = intent.read_sentences(snips / "valid")
-    names = intent.collect_names(intent.read_sentences(snips / "train"))
+    sentences = intent.sentences.read_snips(snips / "valid")
+    names = intent.collect_names(intent.sentences.read_snips(snips / "train"))
     tasks = ("intent", "slots")
     model = intent.make_model(tasks, names)
     [(batch, labels)] = intent.make_batches(intent.encode(sentences, names), tasks)
@@ -112,12 +65,12 @@ def test_padding_is_missing_and_changes_nothing(intent, snips):
 
 
 def test_words_are_forgotten_in_training_only(intent, snips, monkeypatch):
-    monkeypatch.setattr(intent, "WORD_DROPOUT", 1.0)
-    sentences = intent.read_sentences(snips / "train")
+    monkeypatch.setattr("sentences.WORD_DROPOUT", 1.0)
+    sentences = intent.sentences.read_snips(snips / "train")
     rows = intent.encode(sentences, intent.collect_names(sentences))
     for training in (True, False):
         words = next(iter(intent.make_batches(rows, ["intent"], training)))[0]["words"].numpy()
-        assert (words.max() == intent.UNKNOWN) == training
+        assert (words.max() == intent.sentences.UNKNOWN) == training
         assert words.min() == 0  # padding stays padding
 
 
@@ -132,8 +85,9 @@ class FixedModel:
 
 
 def test_sentences_are_right_as_a_whole(intent):
-    names = intent.Names(["a", "b"], ["a", "b"], ["O", "B-x"], ["Ask", "Tell"])
-    sentences = intent.Sentences(
+    vocabulary = intent.sentences.Vocabulary(["a", "b"], ["a", "b"])
+    names = intent.Names(vocabulary, ["O", "B-x"], ["Ask", "Tell"])
+    sentences = intent.sentences.Sentences(
         [["a", "b"], ["a"], ["a", "b"]],
         [["O", "B-x"], ["O"], ["O", "O"]],
         ["Ask", "Tell", "Tell"],
@@ -146,10 +100,9 @@ def test_sentences_are_right_as_a_whole(intent):
     assert right["slots"].tolist() == [True, True, False]
 
 
-def test_slot_f1_is_that_of_seqeval(intent, snips, monkeypatch):
-    monkeypatch.setattr(intent, "LSTM_UNITS", 8)
-    sentences = intent.read_sentences(snips / "test")
-    names = intent.collect_names(intent.read_sentences(snips / "train"))
+def test_slot_f1_is_that_of_seqeval(intent, snips):
+    sentences = intent.sentences.read_snips(snips / "test")
+    names = intent.collect_names(intent.sentences.read_snips(snips / "train"))
     rows, tasks = intent.encode(sentences, names), ("intent", "slots")
     model = intent.make_model(tasks, names)
     model.compile(keras.optimizers.Adam(0.05))
@@ -168,32 +121,6 @@ def test_slot_f1_is_that_of_seqeval(intent, snips, monkeypatch):
     assert measured["both_right"] <= 100 * np.mean(exact)
 
 
-def test_tags_that_do_not_match_the_words_name_file_and_line(intent, tmp_path):
-    write_split(tmp_path / "train", [SENTENCES[0], ("rain in rome", "O O", "GetWeather")])
-    with pytest.raises(ValueError, match=r"seq\.out, line 2: 2 tags for the 3 words"):
-        intent.read_sentences(tmp_path / "train")
-
-
-def test_files_of_different_length_are_refused(intent, tmp_path):
-    write_split(tmp_path / "train", SENTENCES)
-    (tmp_path / "train" / "label").write_text("PlayMusic\n")
-    with pytest.raises(ValueError, match=r"`seq\.in` has 4, `seq\.out` 4, `label` 1"):
-        intent.read_sentences(tmp_path / "train")
-
-
-def test_a_line_without_an_intent_is_refused(intent, tmp_path):
-    write_split(tmp_path / "train", [(*SENTENCES[0][:2], "Play Music")])
-    with pytest.raises(
-        ValueError, match=r"label, line 1: one intent, received \['Play', 'Music'\]"
-    ):
-        intent.read_sentences(tmp_path / "train")
-
-
 def test_a_missing_file_is_named(intent, tmp_path):
     with pytest.raises(ValueError, match=r"seq\.in is missing"):
         intent.main(["--data", str(tmp_path)])
-
-
-def test_labels_that_training_does_not_have_are_named(intent):
-    with pytest.raises(ValueError, match=r"no tag \['B-moon'\]"):
-        intent.numbered("tag", ["O", "B-moon"], ["O", "B-city"])

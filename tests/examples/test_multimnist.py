@@ -20,14 +20,8 @@ def multimnist(example):
 
 
 @pytest.fixture(scope="module")
-def result(multimnist, tmp_path_factory):
-    """One quick run for all tests, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("multimnist")
-    path = save(folder / "mnist.npz", 120)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        outcome = multimnist.main(["--data", path, "--quick"])
-        return {**outcome, "folder": outcome["folder"].resolve()}
+def result(quick, tmp_path_factory):
+    return quick("multimnist", "--data", save(tmp_path_factory.mktemp("mnist") / "a.npz", 120))
 
 
 def test_each_method_has_a_row_and_is_compared_with_single_tasks(result):

@@ -30,14 +30,10 @@ def make_file(path, rows=30, size=16):
 
 
 @pytest.fixture(scope="module")
-def result(nuclei, tmp_path_factory):
-    """One quick run for all tests, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("nuclei")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(nuclei, "WIDTHS", (4, 8))  # the same network with fewer levels, to trace less
-        outcome = nuclei.main(["--data", str(make_file(folder / "cells.npz")), "--quick"])
-        return {**outcome, "folder": outcome["folder"].resolve()}
+def result(quick, tmp_path_factory):
+    path = make_file(tmp_path_factory.mktemp("dsb2018") / "cells.npz")
+    # The same network with fewer levels, to trace less.
+    return quick("nuclei", "--data", path, WIDTHS=(4, 8))
 
 
 def test_table_has_every_method_and_measure(result):

@@ -12,12 +12,8 @@ def quickstart(example):
 
 
 @pytest.fixture(scope="module")
-def result(quickstart, tmp_path_factory):
-    """One quick run for all tests, in a folder of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("quickstart"))
-        outcome = quickstart.main(["--quick"])
-        return {**outcome, "folder": outcome["folder"].resolve()}
+def result(quick):
+    return quick("quickstart")
 
 
 def test_table_has_a_row_for_every_method(result):

@@ -51,12 +51,8 @@ def clips(spoken_digits, recordings):
 
 
 @pytest.fixture(scope="module")
-def result(spoken_digits, recordings, tmp_path_factory):
-    """One quick run for all tests, in a folder of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("spoken_digits"))
-        outcome = spoken_digits.main(["--data", str(recordings), "--quick"])
-        return {**outcome, "folder": outcome["folder"].resolve()}
+def result(quick, recordings):
+    return quick("spoken_digits", "--data", recordings)
 
 
 def test_table_has_a_row_for_every_method_and_a_column_for_every_measure(result):
