@@ -47,7 +47,7 @@ def spoken_digits(example):
 
 @pytest.fixture(scope="module")
 def clips(spoken_digits, recordings):
-    return spoken_digits.read_clips(recordings)
+    return spoken_digits.fsdd.read_clips(recordings)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_tar_file_is_read_as_its_folder_is(spoken_digits, clips, recordings, t
     with tarfile.open(tmp_path / "fsdd.tar", "w") as archive:
         archive.add(recordings, "recordings")
         archive.addfile(tarfile.TarInfo("README.md"), io.BytesIO())
-    from_tar = spoken_digits.read_clips(tmp_path / "fsdd.tar")
+    from_tar = spoken_digits.fsdd.read_clips(tmp_path / "fsdd.tar")
     key = lambda clip: (clip.digit, clip.speaker, clip.number)  # noqa: E731
     for one, other in zip(sorted(from_tar, key=key), sorted(clips, key=key), strict=True):
         assert key(one) == key(other)
@@ -120,7 +120,7 @@ def test_rows_by_name_are_the_same_clips(spoken_digits):
         return tf.data.Dataset.from_tensor_slices(rows)
 
     with tfds.testing.mock_data(as_dataset_fn=examples):
-        (clip,) = spoken_digits.read_tfds()
+        (clip,) = spoken_digits.fsdd.read_tfds()
     assert (clip.digit, clip.speaker, clip.number) == (7, "ann", 32)
     np.testing.assert_array_equal(clip.waveform, [-1, 0, 0.5])
 
@@ -148,15 +148,15 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(
 ):
     (tmp_path / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        spoken_digits.read_clips(tmp_path)
+        spoken_digits.fsdd.read_clips(tmp_path)
 
 
 def test_a_place_without_recordings_is_refused(spoken_digits, tmp_path):
     with pytest.raises(ValueError, match="holds no wav file"):
-        spoken_digits.read_clips(tmp_path)
+        spoken_digits.fsdd.read_clips(tmp_path)
     (tmp_path / "notes").write_text("no archive")
     with pytest.raises(ValueError, match="notes is neither a folder nor a tar file"):
-        spoken_digits.read_clips(tmp_path / "notes")
+        spoken_digits.fsdd.read_clips(tmp_path / "notes")
 
 
 def test_recordings_without_a_split_are_refused_before_training(spoken_digits, tmp_path):
@@ -166,7 +166,7 @@ def test_recordings_without_a_split_are_refused_before_training(spoken_digits, t
 
 
 def test_splits_are_the_official_ones_by_number(spoken_digits, clips):
-    split = spoken_digits.official_split(clips)
+    split = spoken_digits.fsdd.official_split(clips)
     numbers = {name: {clips[row].number for row in rows} for name, rows in split.items()}
     assert numbers == {"train": {10, 11}, "validation": {5, 6, 7, 8, 9}, "test": {0, 1, 2, 3, 4}}
     assert sorted(np.concatenate(list(split.values()))) == list(range(48))
@@ -175,7 +175,7 @@ def test_splits_are_the_official_ones_by_number(spoken_digits, clips):
 def test_a_held_out_speaker_is_heard_in_the_test_only(spoken_digits, clips):
     held_out = []
     for seed in (0, 1, 2):
-        split = spoken_digits.hold_out(clips, seed)
+        split = spoken_digits.fsdd.hold_out(clips, seed)
         heard = {name: {clips[row].speaker for row in rows} for name, rows in split.items()}
         assert heard["train"] == heard["validation"] == set(SPEAKERS) - heard["test"]
         assert len(split["test"]) == 24  # all of the speaker's clips
@@ -185,8 +185,8 @@ def test_a_held_out_speaker_is_heard_in_the_test_only(spoken_digits, clips):
 
 
 def test_steps_hear_the_pitch(spoken_digits):
-    pitched = [spoken_digits.Clip(d, "ann", 0, tone(d, 0) / np.float32(2**15)) for d in (0, 7)]
-    low, high = spoken_digits.log_mel(pitched)
+    pitched = [spoken_digits.fsdd.Clip(d, "ann", 0, tone(d, 0) / np.float32(2**15)) for d in (0, 7)]
+    low, high = spoken_digits.fsdd.log_mel(pitched)
     assert low.shape == (9, 40)  # 1,100 samples, one step every 128
     # In mel, 2,595 log10(1 + f / 700), the bands lie 51.6 apart from 31.7 (20 Hz) on; so 402
     # (300 Hz) is nearest to the 7th band, and 1,389 (1,700 Hz) to the 26th.
