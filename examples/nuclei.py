@@ -20,12 +20,12 @@ from sklearn.model_selection import train_test_split
 
 import keras_mtl
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 14, 8, 3e-3  # for minutes on one core, not searched
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 14, 8, 3e-3  # for minutes on one core
 WIDTHS = (8, 16, 32, 64)  # of the U-Net, each at half the resolution of the one before
 COARSEST = 2 ** (len(WIDTHS) - 1)
-# Deviances of counts are some hundred times as large as cross-entropies of pixels. The weight is
-# of that order, not searched.
-METHODS = {"multi-task": {"loss_weights": {"count": 0.05}}}
+# Deviances of counts are some hundred times as large as cross-entropies of pixels. Of 0.05, 0.02,
+# 0.005, 0.001 and 0.0003 validation images of seed 0 prefer this weight, for all three tasks.
+METHODS = {"multi-task": {"loss_weights": {"count": 0.001}}}
 SCORES = {"nuclei": jaccard_score, "boundary": f1_score}
 MEASURES = [
     comparison.Measure("nuclei", "nuclei IoU", 3),
