@@ -50,8 +50,10 @@ class ConFIG(PreferringBalancing):
 
     Reference:
         Q. Liu, Chu, Thuerey 2025, ConFIG: towards conflict-free training of physics informed
-        neural networks, equations 2 and 3, https://arxiv.org/abs/2408.11104.
-        Differs from the paper: everything is computed from the Gramian.
+        neural networks, section 3.1, equations 2 and 3, https://arxiv.org/abs/2408.11104;
+        `preference` gives its direction weights.
+        Differs from the paper: everything is computed from the Gramian, and no small constant is
+        added to the lengths that divide.
     """
 
     weights_remark = (

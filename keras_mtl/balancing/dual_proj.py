@@ -46,11 +46,13 @@ class DualProj(PreferringBalancing):
     [0.61111, 0.5]
 
     Reference:
-        Lopez-Paz, Ranzato 2017, Gradient episodic memory for continual learning, equations 8 to
-        12, https://arxiv.org/abs/1706.08840.
+        Lopez-Paz, Ranzato 2017, Gradient episodic memory for continual learning, section 3,
+        equation 8 and its dual, equation 11, https://arxiv.org/abs/1706.08840.
         Differs from the paper: the mean over all tasks is projected, as by DualProj in Quinton,
-        Rey 2024, Jacobian descent for multi-objective optimization,
-        https://arxiv.org/abs/2406.16232, where the paper projects the gradient of one task.
+        Rey 2024, Jacobian descent for multi-objective optimization, version 3, equation 29 of
+        appendix C.3, https://arxiv.org/abs/2406.16232, where the paper projects the gradient of
+        one task; and no constant is added to the solution of the dual. The preference is an
+        addition.
     """
 
     def solve(self, gramian: Any, active: Any) -> Any:

@@ -50,8 +50,8 @@ class FairGrad(GramianBalancing):
     [0.25, 4.0]
 
     Reference:
-        Ban, Ji 2024, Fair resource allocation in multi-task learning, equation 8,
-        https://arxiv.org/abs/2402.15638.
+        Ban, Ji 2024, Fair resource allocation in multi-task learning, equation 4 and
+        algorithm 1, https://arxiv.org/abs/2402.15638.
         Differs from the paper: Newton's method solves the condition exactly, where the authors'
         code stops a least-squares search near it, multiplies by the number of tasks and clips.
     """

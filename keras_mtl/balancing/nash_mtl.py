@@ -54,12 +54,11 @@ class NashMTL(PreferringBalancing):
 
     Reference:
         Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya 2022, Multi-task learning as
-        a bargaining game, equation 3, https://arxiv.org/abs/2202.01017; `max_norm` is that of the
-        authors' code.
+        a bargaining game, claim 3.1 and algorithm 1; equation 2 is the condition for one task,
+        https://arxiv.org/abs/2202.01017; `max_norm` is that of the authors' code.
         Differs from the paper: Newton's method solves the condition exactly, where a sequence of
-        convex programs stops near a solution. Differs from the authors' code: it divides G by
-        its Frobenius norm first, which lengthens the direction before it is clipped by the root
-        of that norm, and the heads learn with the weights too. The preference is an addition.
+        convex programs, section 3.2, stops near a solution. Differs from the authors' code: there
+        the heads learn with the weights too. The preference is an addition.
     """
 
     weights_remark = (

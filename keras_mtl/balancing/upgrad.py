@@ -48,10 +48,11 @@ class UPGrad(PreferringBalancing):
     [1.11111, 0.789474]
 
     Reference:
-        Quinton, Rey 2024, Jacobian descent for multi-objective optimization, section 3 and
-        proposition 1, https://arxiv.org/abs/2406.16232.
-        Differs from the paper: the quadratic programs are solved exactly, without the
-        regularizer of the authors' code, which shows where lengths differ.
+        Quinton, Rey 2024, Jacobian descent for multi-objective optimization, section 2.3 of
+        version 3: equations 3 and 4, and by proposition 1 their dual, equations 5 and 6,
+        https://arxiv.org/abs/2406.16232.
+        Differs from the authors' code: the quadratic programs are solved exactly, without its
+        regularizer, which shows where lengths differ.
     """
 
     def solve(self, gramian: Any, active: Any) -> Any:
