@@ -8,7 +8,7 @@ and comments, tagged with six types (BIO), most of those of the test are in no t
 https://github.com/leondz/emerging_entities_17. `--data` is the folder with `wnut17train.conll`,
 `emerging.dev.conll` and `emerging.test.annotated`. The helping data set is SNIPS, as in
 `intent_and_slots.py`. No sentence has labels of both: `keras_mtl.data.mix` draws each batch from
-the two, and a task learns from its own rows. Models of one task see as many rows of it, and no
+one of the two, and its task learns from it. Models of one task see as many rows of it, and no
 vectors are pretrained. Sentences are drawn anew, with replacement, for the intervals (Efron,
 Tibshirani 1993, chapter 13). Everything is written below `keras_mtl_runs/`.
 """
@@ -32,7 +32,7 @@ WNUT17 = {
 SNIPS = {"train": "train", "validation": "valid", "test": "test"}
 TASKS = ("entities", "slots")
 MULTI = "multi-task"
-ROWS_OF_A_TASK = 32  # of each batch, in the mean
+BATCH_SIZE = 32
 LEARNING_RATE = 4e-3
 QUICK_ROWS = 200  # sentences of each split
 DRAWS = 2000  # of the test sentences
@@ -97,17 +97,22 @@ class Corpus:
         return tf.data.Dataset.from_tensor_slices((inputs, labels))
 
     def train(self, tasks, seed):
-        """Mixes training rows of some tasks, as many of each in the mean; half a batch each."""
+        """Mixes training batches of some tasks, as many of each in the mean.
+
+        By the batch, since posts are several times as long as commands, which would be mostly
+        padding beside them.
+        """
         rows = {
             task: self.rows[task]["train"].shuffle(20_000).map(sentences.forget_words)
             for task in tasks
         }
-        steps = -(-len(self.rows["entities"]["train"]) // ROWS_OF_A_TASK)
+        steps = -(-len(self.rows["entities"]["train"]) // BATCH_SIZE)
         return keras_mtl.data.mix(
             rows,
             "uniform",
-            batch_size=ROWS_OF_A_TASK * len(tasks),
-            steps_per_epoch=steps,
+            by="batch",
+            batch_size=BATCH_SIZE,
+            steps_per_epoch=steps * len(tasks),
             seed=seed,
         )
 

@@ -14,6 +14,7 @@ from keras_mtl import balancing as balancing
 from keras_mtl import callbacks as callbacks
 from keras_mtl import data as data
 from keras_mtl import heads as heads
+from keras_mtl import metrics as metrics
 from keras_mtl import plots as plots
 from keras_mtl import weighting as weighting
 from keras_mtl.architectures import build_model as build_model

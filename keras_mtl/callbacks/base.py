@@ -28,3 +28,20 @@ class TaskCallback(keras.callbacks.Callback):
         others = [task for task in self.model.tasks if task not in known]
         given = dict.fromkeys(tasks)
         checks.task_keys(argument, given, known, partial=True, without_loss=others)
+
+
+def number_of_rows(argument: str, arrays: Any) -> int:
+    """Returns how many rows an array, or a list or dict of arrays, has."""
+    found = keras.tree.flatten(arrays)
+    if not found or not all(getattr(array, "shape", ()) for array in found):
+        raise TypeError(
+            f"`{argument}` must be an array of rows, or a list or dict of arrays, as the model "
+            f"takes them, received {checks.describe(arrays)}. Of a data set, give the arrays of a "
+            "few batches."
+        )
+    rows = [int(array.shape[0]) for array in found]
+    if min(rows) != max(rows) or not rows[0]:
+        raise ValueError(
+            f"Arrays in `{argument}` must have equally many rows, at least 1, received {rows}."
+        )
+    return rows[0]

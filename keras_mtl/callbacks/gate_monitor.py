@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mtl.callbacks.base import TaskCallback
+from keras_mtl.callbacks.base import TaskCallback, number_of_rows
 from keras_mtl.core import checks
 from keras_mtl.core.logbook import LogBook
 
@@ -51,7 +51,7 @@ class GateMonitor(TaskCallback):
     def __init__(self, x: Any, batch_size: int = 32, collapse_threshold: float = 0.95) -> None:
         super().__init__()
         self.x = x
-        self._rows = _number_of_rows(x)
+        self._rows = number_of_rows("x", x)
         self.batch_size = checks.positive_integer("batch_size", batch_size)
         self.collapse_threshold = checks.finite_number(
             "collapse_threshold", collapse_threshold, minimum=0, maximum=1
@@ -140,16 +140,3 @@ class GateMonitor(TaskCallback):
                 "or with fewer experts, if one is enough.",
                 stacklevel=2,
             )
-
-
-def _number_of_rows(x: Any) -> int:
-    arrays = keras.tree.flatten(x)
-    if not arrays or not all(getattr(array, "shape", ()) for array in arrays):
-        raise TypeError(
-            "`x` must be an array of rows, or a list or dict of arrays, as the model takes them, "
-            f"received {checks.describe(x)}. Of a data set, give the inputs of a few batches."
-        )
-    rows = [int(array.shape[0]) for array in arrays]
-    if min(rows) != max(rows) or not rows[0]:
-        raise ValueError(f"Arrays in `x` must have equally many rows, at least 1, received {rows}.")
-    return rows[0]

@@ -28,7 +28,7 @@ class ErrorRate(keras.metrics.Metric):
 
     Example:
 
-    >>> metric = keras_mtl.core.error_rate.ErrorRate()
+    >>> metric = keras_mtl.metrics.ErrorRate()
     >>> metric.update_state([[1, 2, 2, 1]], np.eye(3)[[[1, 0, 2, 1, 1]]])  # one 2 is not heard
     >>> metric.result()
     0.25

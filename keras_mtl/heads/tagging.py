@@ -7,7 +7,7 @@ import keras
 
 from keras_mtl.core import checks, entities
 from keras_mtl.core.chains import Chain, ChainLoss
-from keras_mtl.core.entity_f1 import EntityF1
+from keras_mtl.core.entity_scores import EntityF1
 from keras_mtl.heads.base import DenseHead
 
 
@@ -18,7 +18,8 @@ class Tagging(DenseHead):
     Predictions are `softmax(W features + b)` at each token. The padding mask goes along: tokens
     of padding reach neither loss nor metrics. Metrics are the accuracy a token and, with a scheme,
     the F1 of entities, where a token without a label is left out as if the sentence did not have
-    it: label the first piece of a word, and its other pieces `ignore_class`. The served answer is
+    it: label the first piece of a word, and its other pieces `ignore_class`. Precision and recall
+    are `keras_mtl.metrics.EntityPrecision` and `EntityRecall`, for `compile`. The served answer is
     a dict with the ids of the `tags` and their `probabilities`. Adds `(channels + 1) * num_tags`
     parameters.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-ROWS = ["single task", "multi-task", "counts at 0.1", "training mean"]
+ROWS = ["single task", "equal weights", "multi-task", "training mean", "training median"]
 # Pixels of 640 x 480: left, top, right, bottom.
 RED, WHITE = ("RBC", 64, 48, 128, 96), ("WBC", 320, 240, 480, 360)
 PLATELET, NO_AREA = ("Platelets", 0, 0, 32, 48), ("RBC", 100, 100, 100, 100)
@@ -79,18 +79,22 @@ def test_table_has_a_row_for_every_method_and_a_column_for_every_measure(result)
     ]
 
 
-def test_the_training_mean_is_that_of_the_training_photographs(result):
+def test_constants_are_those_of_the_training_photographs(result):
     # Training photographs have 1, 2 and 0 red cells, the test ones 1 and 1; and so on.
-    row = result["rows"]["training mean"]
-    expected = [0.0, 0.5, (1 / 3 + 2 / 3) / 2]
-    assert [row[name][0] for name in ("RBC", "WBC", "Platelets")] == pytest.approx(expected)
-    assert "average_precision" not in row
+    expected = {
+        "training mean": [0.0, 0.5, (1 / 3 + 2 / 3) / 2],
+        "training median": [0.0, 0.5, 0.5],
+    }
+    for constant, errors in expected.items():
+        row = result["rows"][constant]
+        assert [row[name][0] for name in ("RBC", "WBC", "Platelets")] == pytest.approx(errors)
+        assert "average_precision" not in row
 
 
 def test_methods_differ_in_the_weight_of_counts(cells):
     weights = [cells.make_tasks(x)["counts"].loss_weight for x in cells.COUNT_WEIGHTS.values()]
     assert list(cells.COUNT_WEIGHTS) == ROWS[1:3]
-    assert weights == [1.0, 0.1]
+    assert weights == [1.0, 0.03]
 
 
 def test_everything_lies_in_one_folder_with_a_model_that_serves_boxes(result):
@@ -220,6 +224,17 @@ def test_errors_of_counts_are_means_of_absolute_differences(cells):
     counts, predicted = np.array([[1.0, 2, 0], [3, 0, 0]]), np.array([[2.0, 2, 0.5], [1, 1, 0]])
     expected = {"RBC": 1.5, "WBC": 0.5, "Platelets": 0.25}
     assert cells.count_errors(counts, predicted) == expected
+
+
+def test_counts_are_rounded_to_whole_cells(cells, tmp_path):
+    images, labels = cells.read(write(tmp_path))["test"]
+
+    class Rates:
+        def predict(self, images, **arguments):
+            return {"counts": labels["counts"] + np.array([0.4, -0.4, 0.6], "float32")}
+
+    errors = cells.measure(Rates(), (images, labels))
+    assert errors == {"RBC": 0.0, "WBC": 0.0, "Platelets": 1.0}
 
 
 class Found:

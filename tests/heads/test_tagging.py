@@ -10,8 +10,8 @@ import tensorflow as tf
 
 import keras_mtl
 from keras_mtl.core import entities
-from keras_mtl.core.entity_f1 import EntityF1
 from keras_mtl.heads import Classification, Tagging
+from keras_mtl.metrics import EntityF1, EntityPrecision, EntityRecall
 
 PLACES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 FIVE_PREFIXES = ["O", *(f"{prefix}-{kind}" for kind in ("X", "Y") for prefix in "BIES")]
@@ -33,10 +33,10 @@ def counted(expected, found, tags):
     return [float(part) for part in parts]
 
 
-def by_seqeval(expected, found):
+def by_seqeval(expected, found, score="f1"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where there is no entity
-        return seqeval.metrics.f1_score(expected, found)
+        return getattr(seqeval.metrics, f"{score}_score")(expected, found)
 
 
 # What is found, against "B-LOC I-LOC O B-PER": right, expected, found, by hand.
@@ -59,14 +59,18 @@ def test_entities_are_counted_as_by_hand(found):
 
 
 @pytest.mark.parametrize("tags", [PLACES, FIVE_PREFIXES], ids=["BIO", "BIOES"])
-def test_f1_is_that_of_seqeval_for_any_tags(tags):
+@pytest.mark.parametrize("metric", [EntityF1, EntityPrecision, EntityRecall])
+def test_scores_are_those_of_seqeval_for_any_tags(tags, metric):
     random = np.random.default_rng(0)
     expected = random.integers(0, len(tags), size=(300, 9))
     # Close to the truth, or two long entities are never the same.
     found = np.where(random.random(expected.shape) < 0.2, random.permutation(expected), expected)
     named = [[[tags[tag] for tag in row] for row in rows] for rows in (expected, found)]
-    assert f1(expected, found, tags=tags) == pytest.approx(by_seqeval(*named), abs=1e-6)
-    assert 0.3 < f1(expected, found, tags=tags) < 0.9
+    score = metric(tags)
+    score.update_state(expected, np.eye(len(tags))[found])
+    value = float(score.result())
+    assert value == pytest.approx(by_seqeval(*named, score.name), abs=1e-6)
+    assert 0.3 < value < 0.9
 
 
 def test_tags_of_bilou_are_those_of_bioes_by_other_letters():
@@ -228,10 +232,23 @@ def test_config_round_trip_keeps_every_argument(scheme):
     )
 
 
-def test_metric_config_round_trip():
-    metric = EntityF1(PLACES, name="entities")
-    again = EntityF1.from_config(metric.get_config())
+@pytest.mark.parametrize("kind", [EntityF1, EntityPrecision, EntityRecall])
+def test_metric_config_round_trip(kind):
+    metric = kind(PLACES, name="entities")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
+    assert type(again) is kind
     assert (again.tags, again.name, again._direction) == (PLACES, "entities", "up")
+
+
+def test_precision_and_recall_are_metrics_of_compile_beside_f1():
+    head = Tagging(5, tags=PLACES)
+    model = build(head)
+    scores = [EntityPrecision(PLACES), EntityRecall(PLACES), EntityF1(PLACES)]
+    model.compile("sgd", metrics={"slots": scores})
+    logs = model.evaluate(TOKENS, labels(TAGS), return_dict=True, verbose=0)
+    precision, recall = logs["slots_precision"], logs["slots_recall"]
+    total = precision + recall
+    assert logs["slots_f1"] == pytest.approx(2 * precision * recall / total if total else 0.0)
 
 
 def test_rows_of_a_tag_out_of_range_are_refused():

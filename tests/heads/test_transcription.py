@@ -10,8 +10,8 @@ import tensorflow as tf
 import keras_mtl
 from keras_mtl import Task
 from keras_mtl.core import transcripts
-from keras_mtl.core.error_rate import ErrorRate
 from keras_mtl.heads import Classification, Transcription
+from keras_mtl.metrics import ErrorRate
 
 random = np.random.default_rng(0)
 

@@ -1,0 +1,130 @@
+"""Precision, recall and F1 of entities, exact over an epoch and over replicas."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mtl.core import entities
+
+
+class EntityScore(keras.metrics.Metric):
+    """Base class of metrics that count entities as the CoNLL shared tasks do.
+
+    An entity is right if its first token, last token and type are. The counts are those of all
+    batches. Sequences that break the scheme are read as conlleval reads them: an entity may begin
+    with I-.
+
+    Args:
+        tags: List of strings, the name of each tag: `"O"`, or one of the prefixes B, I, E, S
+            (or L, U) with `-` and a type, such as `"B-LOC"`.
+        name: String. Name of the metric.
+        dtype: As in Keras.
+
+    Call arguments:
+        y_true: Integers `(batch, steps)`.
+        y_pred: Scores of the tags `(batch, steps, num_tags)`, of which the highest is chosen.
+        sample_weight: Optional `(batch, steps)` or `(batch,)`. Tokens of weight 0 are left out as
+            if the row did not have them; an entity has the weight of its first token.
+
+    Raises:
+        TypeError: If `tags` is no list of strings.
+        ValueError: If a tag has another prefix, or occurs twice.
+
+    Reference:
+        Tjong Kim Sang, De Meulder 2003, Introduction to the CoNLL-2003 shared task, on its
+        evaluation by the script conlleval, https://aclanthology.org/W03-0419.
+    """
+
+    def __init__(self, tags: Sequence[str], name: str, dtype: Any = None) -> None:
+        super().__init__(name=name, dtype=dtype)
+        self.tags = entities.check_tags(tags, "BIESLU")
+        self._reading = entities.reading(self.tags)
+        self._direction = "up"
+        names = ("right", "expected", "found")
+        self._counts = [self.add_variable((), "zeros", name=part) for part in names]
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        expected, y_pred = ops.cast(y_true, "int32"), ops.convert_to_tensor(y_pred)
+        if len(expected.shape) == len(y_pred.shape):
+            expected = ops.squeeze(expected, axis=-1)
+        found = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        weights = 1.0 if sample_weight is None else ops.cast(sample_weight, "float32")
+        while 0 < len(ops.shape(weights)) < len(expected.shape):
+            weights = ops.expand_dims(weights, -1)
+        weights = ops.broadcast_to(weights, ops.shape(expected))
+        parts = entities.count(expected, found, weights, self._reading)
+        for variable, part in zip(self._counts, parts, strict=True):
+            variable.assign_add(ops.cast(part, variable.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "tags": self.tags}
+
+
+@keras.saving.register_keras_serializable(package="keras_mtl")
+class EntityF1(EntityScore):
+    """Computes the F1 of entities, as the CoNLL shared tasks do.
+
+    F1 = 2 right / (expected + found), the harmonic mean of precision and recall, and 0 where there
+    is neither. Arguments, errors and source are those of `EntityScore`; `name` is "f1".
+
+    Example:
+
+    >>> metric = keras_mtl.metrics.EntityF1(["O", "B-LOC", "I-LOC"])
+    >>> scores = np.eye(3)[[[1, 2, 0, 1]]]  # two places, of which one is longer in truth
+    >>> metric.update_state([[1, 2, 2, 1]], scores)
+    >>> metric.result()
+    0.5
+    """
+
+    def __init__(self, tags: Sequence[str], name: str = "f1", dtype: Any = None) -> None:
+        super().__init__(tags, name, dtype)
+
+    def result(self) -> Any:
+        right, expected, found = self._counts
+        return ops.divide_no_nan(2.0 * right, expected + found)
+
+
+@keras.saving.register_keras_serializable(package="keras_mtl")
+class EntityPrecision(EntityScore):
+    """Computes which part of the entities that were found are right, 0 where none was.
+
+    Arguments, errors and source are those of `EntityScore`; `name` is "precision".
+
+    Example:
+
+    >>> metric = keras_mtl.metrics.EntityPrecision(["O", "B-LOC", "I-LOC"])
+    >>> metric.update_state([[1, 0, 1]], np.eye(3)[[[1, 0, 0]]])  # one of two places
+    >>> metric.result()
+    1.0
+    """
+
+    def __init__(self, tags: Sequence[str], name: str = "precision", dtype: Any = None) -> None:
+        super().__init__(tags, name, dtype)
+
+    def result(self) -> Any:
+        right, _, found = self._counts
+        return ops.divide_no_nan(right, found)
+
+
+@keras.saving.register_keras_serializable(package="keras_mtl")
+class EntityRecall(EntityScore):
+    """Computes which part of the entities that there are was found right, 0 where there are none.
+
+    Arguments, errors and source are those of `EntityScore`; `name` is "recall".
+
+    Example:
+
+    >>> metric = keras_mtl.metrics.EntityRecall(["O", "B-LOC", "I-LOC"])
+    >>> metric.update_state([[1, 0, 1]], np.eye(3)[[[1, 0, 0]]])  # one of two places
+    >>> metric.result()
+    0.5
+    """
+
+    def __init__(self, tags: Sequence[str], name: str = "recall", dtype: Any = None) -> None:
+        super().__init__(tags, name, dtype)
+
+    def result(self) -> Any:
+        right, expected, _ = self._counts
+        return ops.divide_no_nan(right, expected)
