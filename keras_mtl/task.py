@@ -23,7 +23,9 @@ class Task:
         features: String or list of strings. Which outputs of a trunk that returns a dict the
             head reads; needed when there are several.
         mask: String. Name of a model input (or trunk output) that holds a padding mask, True
-            where there is data, of shape `(batch, steps)`. By default the Keras mask goes along.
+            where there is data, of shape `(batch, steps)`. By default the Keras mask goes along;
+            name one where a layer on the way loses it, as `keras.layers.Concatenate` does where
+            it joins a masked tensor with one that is not: its mask is True everywhere.
         loss: Loss as in `compile`; by default the head's.
         metrics: Metric or list of metrics as in `compile`; by default the head's.
         loss_weight: Float >= 0. The user's constant, before any loss weighting.

@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -160,7 +160,8 @@ def _number_within(
     argument: str, value: Any, expected: str, lowest: float, highest: float
 ) -> float:
     message = f"`{argument}` must be {expected}, received {describe(value)}."
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    # NumPy's numbers too: `weights.mean()` is one.
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(message)
     if not math.isfinite(value) or not lowest <= value <= highest:
         raise ValueError(message)

@@ -1,6 +1,7 @@
 """The data sets of a mixture, made alike: one structure of inputs, labels of every task."""
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import keras
@@ -273,7 +274,7 @@ def _markers(task: str, labels: Any, given: Any) -> Any:
 
 
 def _check_marker(task: str, labels: Any, given: Any) -> None:
-    if isinstance(given, bool) or not isinstance(given, int):
+    if isinstance(given, bool) or not isinstance(given, Integral):
         raise TypeError(
             f"`missing['{task}']` must be an integer, received {checks.describe(given)}."
         )

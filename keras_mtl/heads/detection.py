@@ -33,7 +33,9 @@ class Detection(Head):
     distances to the four sides of its object's box and how near to the middle of that it lies.
     Several feature maps share the convolutions; small objects are for the fine ones. Predictions
     are these, for all cells; `decode`, which an exported model serves, keeps the best by
-    non-maximum suppression. Adds `9 * channels * (num_classes + 5) + num_classes + 5` parameters.
+    non-maximum suppression: `"boxes"`, `"labels"` and `"scores"`, which the SavedModel names
+    `<task>_boxes` and so on. `keras_mtl.callbacks.AveragePrecision` measures them in `fit`. Adds
+    `9 * channels * (num_classes + 5) + num_classes + 5` parameters.
 
     Labels are a dict: `"boxes"` `(batch, max_boxes, 4)` and integers `"labels"`
     `(batch, max_boxes)`, both padded with -1. A row of -1 has no objects; a row whose boxes are

@@ -1,4 +1,4 @@
-"""Integers as NumPy has them are integers, and are kept as Python's."""
+"""Numbers as NumPy has them are numbers, and are kept as Python's."""
 
 import json
 
@@ -19,6 +19,18 @@ def test_integers_of_numpy_are_integers(value):
 def test_other_values_are_not(value):
     with pytest.raises(TypeError, match="`units` must be an integer >= 1, received"):
         checks.positive_integer("units", value)
+
+
+@pytest.mark.parametrize("value", [3, 0.5, np.float32(0.5), np.float64(0.5), np.int64(3)])
+def test_numbers_of_numpy_are_numbers(value):
+    assert type(checks.finite_number("rate", value)) is float
+    assert checks.positive_number("rate", value) == float(value)
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), "3", None, np.ones(1), 1j])
+def test_other_values_are_no_numbers(value):
+    with pytest.raises(TypeError, match="`rate` must be a finite number"):
+        checks.positive_number("rate", value)
 
 
 @pytest.mark.parametrize("head", [heads.Classification, heads.Segmentation, heads.Tagging])

@@ -289,11 +289,12 @@ def test_batched_data_sets_are_refused_by_the_model():
         model.fit(mixture, verbose=0)
 
 
-def test_the_marker_may_be_the_heads_own():
+@pytest.mark.parametrize("marker", [255, np.uint8(255)])
+def test_the_marker_may_be_the_heads_own(marker):
     x = numbered(0, 2)
     masks = rows_of((x, {"mask": np.ones((2, 3, 3), "uint8")}))
     datasets = {"mask": masks, "age": ages(2)}
-    _, y = next(iter(mix(datasets, {"mask": 0, "age": 1}, batch_size=2, missing={"mask": 255})))
+    _, y = next(iter(mix(datasets, {"mask": 0, "age": 1}, batch_size=2, missing={"mask": marker})))
     assert y["mask"].dtype == "uint8"
     np.testing.assert_array_equal(y["mask"], np.full((2, 3, 3), 255))
 
