@@ -8,9 +8,10 @@ and comments, tagged with six types (BIO), most of those of the test are in no t
 https://github.com/leondz/emerging_entities_17. `--data` is the folder with `wnut17train.conll`,
 `emerging.dev.conll` and `emerging.test.annotated`. The helping data set is SNIPS, as in
 `intent_and_slots.py`. No sentence has labels of both: `keras_mtl.data.mix` draws each batch from
-one of the two, and its task learns from it. Models of one task see as many rows of it, and no
-vectors are pretrained. Sentences are drawn anew, with replacement, for the intervals (Efron,
-Tibshirani 1993, chapter 13). Everything is written below `keras_mtl_runs/`.
+one of the two, and its task learns from it. Models of one task see as many rows of it in the mean,
+and know its words only; no vectors are pretrained. The epoch is chosen on validation. For the
+intervals sentences are drawn anew, with replacement (Efron, Tibshirani 1993, chapter 13).
+Everything is written below `keras_mtl_runs/`.
 """
 
 import pathlib
@@ -55,7 +56,7 @@ def read_columns(path):
             words.append([])
             tags.append([])
     kept = len(words) if words[-1] else len(words) - 1
-    return sentences.Sentences(words[:kept], tags[:kept], [None] * kept)
+    return sentences.Sentences(words[:kept], tags[:kept])
 
 
 def read(options):
@@ -68,7 +69,7 @@ def read(options):
 
 
 class Corpus:
-    """The sentences of both tasks, and what ids stand for.
+    """The sentences of some tasks, and what ids stand for: a model has what its tasks have.
 
     Args:
         parts: Dict from task to a dict from split to its `Sentences`.
@@ -76,6 +77,7 @@ class Corpus:
     """
 
     def __init__(self, parts, limit=None):
+        self.tasks = list(parts)
         train = [splits["train"] for splits in parts.values()]
         self.vocabulary = sentences.collect_vocabulary([s for part in train for s in part.words])
         self.tags = {
@@ -96,62 +98,62 @@ class Corpus:
         inputs = sentences.encode_words(part.words, self.vocabulary)
         return tf.data.Dataset.from_tensor_slices((inputs, labels))
 
-    def train(self, tasks, seed):
-        """Mixes training batches of some tasks, as many of each in the mean.
+    def train(self, steps, seed):
+        """Mixes training batches of the tasks, `steps` of each in the mean.
 
-        By the batch, since posts are several times as long as commands, which would be mostly
-        padding beside them.
+        By the batch, since posts are twice as long as commands, which would be mostly padding
+        beside the longest of them.
         """
         rows = {
             task: self.rows[task]["train"].shuffle(20_000).map(sentences.forget_words)
-            for task in tasks
+            for task in self.tasks
         }
-        steps = -(-len(self.rows["entities"]["train"]) // BATCH_SIZE)
         return keras_mtl.data.mix(
             rows,
             "uniform",
             by="batch",
             batch_size=BATCH_SIZE,
-            steps_per_epoch=steps * len(tasks),
+            steps_per_epoch=steps * len(rows),
             seed=seed,
         )
 
-    def batches(self, tasks, split):
+    def batches(self, split, tasks=None):
         """Returns every row of a split once, in the order of the file, task by task."""
-        rows = {task: self.rows[task][split] for task in tasks}
+        rows = {task: self.rows[task][split] for task in tasks or self.tasks}
         return keras_mtl.data.concatenate(rows, batch_size=64)
 
 
-def make_model(corpus, tasks):
-    """Builds a model for some of the tasks; every one has a trunk of the same size."""
+def make_model(corpus):
+    """Builds a model; every one has layers of the same sizes behind the words."""
     heads = {
-        task: keras_mtl.heads.Tagging(len(corpus.tags[task]), tags=corpus.tags[task], crf=True)
-        for task in tasks
+        task: keras_mtl.heads.Tagging(len(tags), tags=tags, crf=True)
+        for task, tags in corpus.tags.items()
     }
     trunk = sentences.make_trunk(corpus.vocabulary)
     return keras_mtl.architectures.hard_sharing(sentences.make_inputs(), trunk, heads)
 
 
-def train(corpus, tasks, epochs, seed, title):
-    """Trains a model and keeps its best epoch on validation; returns it and the minutes."""
+def train(corpus, steps, epochs, seed, title, baselines=None):
+    """Trains a model and keeps its best epoch on validation; returns also history and minutes."""
     keras.utils.set_random_seed(seed)
-    model = make_model(corpus, tasks)
-    batches = corpus.train(tasks, seed)
+    model = make_model(corpus)
+    batches = corpus.train(steps, seed)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * len(batches), alpha=0.01)
-    model.compile(keras.optimizers.Adam(rate, clipnorm=5.0))
-    # The first task is what counts, the other one is to help.
+    model.compile(keras.optimizers.Adam(rate, clipnorm=5.0), baselines=baselines)
+    # With several tasks, by the mean gain over the single-task models.
+    monitor = "val_delta_m" if baselines else f"val_{corpus.tasks[0]}_f1"
     best = keras.callbacks.EarlyStopping(
-        f"val_{tasks[0]}_f1", mode="max", patience=epochs, restore_best_weights=True
+        monitor, mode="max", patience=epochs, restore_best_weights=True
     )
-    _, minutes = comparison.fit(
+    history, minutes = comparison.fit(
         model,
         batches,
-        title=f"{title}: {', '.join(tasks)}",
-        validation_data=corpus.batches(tasks, "validation"),
+        title=f"{title}: {', '.join(corpus.tasks)}",
+        validation_data=corpus.batches("validation"),
         epochs=epochs,
         callbacks=[best],
     )
-    return model, minutes
+    return model, history, minutes
 
 
 def count_entities(true, found):
@@ -160,14 +162,14 @@ def count_entities(true, found):
     return len(true & found), len(found), len(true)
 
 
-def measure(corpus, model, task, split):
-    """Returns the counts of `count_entities` for each sentence of a split: `(sentences, 3)`."""
+def measure(corpus, model, task):
+    """Returns the counts of `count_entities` for each test sentence: `(sentences, 3)`."""
     names, tags = np.array(corpus.tags[task]), []
-    for inputs, labels in corpus.batches([task], split):
+    for inputs, labels in corpus.batches("test", [task]):
         answers = model.predict_on_batch(inputs)[task].argmax(-1)
         for answer, truth in zip(answers, labels[task].numpy(), strict=True):
             tags.append(names[answer[truth >= 0]].tolist())
-    pairs = zip(corpus.parts[task][split].tags, tags, strict=True)
+    pairs = zip(corpus.parts[task]["test"].tags, tags, strict=True)
     return np.array([count_entities(true, found) for true, found in pairs])
 
 
@@ -177,21 +179,28 @@ def f1(counts):
     return 200 * right / np.maximum(found + true, 1)
 
 
-def run_seed(corpus, epochs, seed):
+def run_seed(parts, options, seed):
     """Trains every model once; returns what they reach on test sentences, and the counts."""
-    single, counts = {comparison.MINUTES: 0.0}, {}
+    limit = QUICK_ROWS if options.quick else None
+    steps = -(-len(parts["entities"]["train"].words[:limit]) // BATCH_SIZE)
+    single, shared, baselines, counts = {comparison.MINUTES: 0.0}, {}, {}, {}
     for task in TASKS:
-        model, minutes = train(corpus, [task], epochs, seed, comparison.SINGLE)
-        found = measure(corpus, model, task, "test")
-        single[f"{task}_f1"] = float(f1(found.sum(axis=0)))
+        corpus = Corpus({task: parts[task]}, limit)
+        given = (corpus, steps, options.epochs, seed, comparison.SINGLE)
+        model, history, minutes = train(*given)
+        counts[comparison.SINGLE, task] = measure(corpus, model, task)
         single[comparison.MINUTES] += minutes
-        counts[comparison.SINGLE, task] = found
-    model, minutes = train(corpus, TASKS, epochs, seed, MULTI)
-    shared = {comparison.MINUTES: minutes}
+        # Above 0, since gains are relative to it, and an F1 of 0 is what it begins with.
+        baselines[f"{task}_f1"] = max(0.01, *history[f"val_{task}_f1"])
+    corpus = Corpus(parts, limit)
+    given = (corpus, steps, options.epochs, seed, MULTI)
+    model, _, shared[comparison.MINUTES] = train(*given, baselines)
     for task in TASKS:
-        counts[MULTI, task] = measure(corpus, model, task, "test")
-        shared[f"{task}_f1"] = float(f1(counts[MULTI, task].sum(axis=0)))
-    return {comparison.SINGLE: single, MULTI: shared}, counts
+        counts[MULTI, task] = measure(corpus, model, task)
+    rows = {comparison.SINGLE: single, MULTI: shared}
+    for (method, task), found in counts.items():
+        rows[method][f"{task}_f1"] = float(f1(found.sum(axis=0)))
+    return rows, counts
 
 
 def bootstrap(single, shared):
@@ -238,11 +247,10 @@ def main(arguments=None):
         epochs=20,
         add_arguments=add_arguments,
     )
-    corpus = Corpus(read(options), QUICK_ROWS if options.quick else None)
-    counts = {}
+    parts, counts = read(options), {}
 
     def run(seed):
-        rows, found = run_seed(corpus, options.epochs, seed)
+        rows, found = run_seed(parts, options, seed)
         for key, value in found.items():
             counts.setdefault(key, []).append(value)
         return rows
