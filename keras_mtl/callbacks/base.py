@@ -1,6 +1,6 @@
 """What callbacks that act on tasks share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -29,11 +29,30 @@ class TaskCallback(keras.callbacks.Callback):
         given = dict.fromkeys(tasks)
         checks.task_keys(argument, given, known, partial=True, without_loss=others)
 
+    def check_inputs(self, x: Any, read: Callable[[], Any]) -> Any:
+        """Returns what `read` makes of the first row of `x`, which must be what the model takes."""
+        try:
+            return read()
+        except Exception as error:
+            expected, received = (
+                keras.tree.map_structure(lambda tensor: tuple(tensor.shape), structure)
+                for structure in (self.model.input, x)
+            )
+            raise ValueError(
+                f"`x` of {type(self).__name__} must be what the model takes, of shape {expected}, "
+                f"received {received}. Give inputs as to `fit`, without labels. Reason: {error}"
+            ) from error
+
+
+def rows_between(arrays: Any, start: int, stop: int) -> Any:
+    """Returns some of the rows of an array, or of each of a list or dict of arrays."""
+    return keras.tree.map_structure(lambda values: values[start:stop], arrays)
+
 
 def number_of_rows(argument: str, arrays: Any) -> int:
     """Returns how many rows an array, or a list or dict of arrays, has."""
     found = keras.tree.flatten(arrays)
-    if not found or not all(getattr(array, "shape", ()) for array in found):
+    if not found or not all(len(getattr(array, "shape", ())) for array in found):
         raise TypeError(
             f"`{argument}` must be an array of rows, or a list or dict of arrays, as the model "
             f"takes them, received {checks.describe(arrays)}. Of a data set, give the arrays of a "

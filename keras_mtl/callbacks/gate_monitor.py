@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mtl.callbacks.base import TaskCallback, number_of_rows
+from keras_mtl.callbacks.base import TaskCallback, number_of_rows, rows_between
 from keras_mtl.core import checks
 from keras_mtl.core.logbook import LogBook
 
@@ -70,20 +70,8 @@ class GateMonitor(TaskCallback):
             )
         self._reader = keras.Model(self.model.input, {gate.name: gate.output for gate in gates})
         self._collapsed = set()
-        self._check_names(self._named(self._first_row()))
-
-    def _first_row(self) -> dict[str, Any]:
-        try:
-            return self._weights(0, 1)
-        except Exception as error:
-            expected, received = (
-                keras.tree.map_structure(lambda tensor: tuple(tensor.shape), structure)
-                for structure in (self.model.input, self.x)
-            )
-            raise ValueError(
-                f"`x` of GateMonitor must be what the model takes, of shape {expected}, received "
-                f"{received}. Give inputs as to `fit`, without labels. Reason: {error}"
-            ) from error
+        first = self.check_inputs(self.x, lambda: self._weights(0, 1))
+        self._check_names(self._named(first))
 
     def _check_names(self, names: Mapping[str, float]) -> None:
         books = [metric for metric in self.model.metrics if isinstance(metric, LogBook)]
@@ -112,9 +100,8 @@ class GateMonitor(TaskCallback):
 
     def _weights(self, start: int, stop: int) -> dict[str, Any]:
         """Returns each gate's weights, `(rows, num_experts)`, for some of the rows."""
-        batch = keras.tree.map_structure(lambda values: values[start:stop], self.x)
         # Called, not `predict`: the same on one device and on each of several workers.
-        found = self._reader(batch, training=False)
+        found = self._reader(rows_between(self.x, start, stop), training=False)
         # In float64: sums of many rows.
         return {gate: np.asarray(weights, "float64") for gate, weights in found.items()}
 

@@ -167,6 +167,7 @@ def test_a_name_that_is_taken_is_refused():
     [
         ({"x": tf.data.Dataset.from_tensors(X)}, TypeError, "`x` must be an array of rows, or a"),
         ({"x": [1.0, 2.0]}, TypeError, "`x` must be an array of rows"),
+        ({"x": tf.constant(1.0)}, TypeError, "`x` must be an array of rows"),
         ({"x": None}, TypeError, "`x` must be an array of rows"),
         ({"x": {"a": X, "b": X[:2]}}, ValueError, r"equally many rows, at least 1, rec.*\[6, 2\]"),
         ({"x": X[:0]}, ValueError, r"equally many rows, at least 1, received \[0\]"),
