@@ -1,4 +1,4 @@
-"""Forecasts who rents bicycles in an hour, casual and registered users, by one network.
+"""Predicts who rents bicycles in an hour, casual and registered users, by one network.
 
     python examples/demand.py --data hour.csv             # one run
     python examples/demand.py --data hour.csv --seeds 3   # mean and deviation
@@ -6,9 +6,10 @@
 The data is Bike Sharing (Fanaee-T and Gama 2013, Progress in Artificial Intelligence, CC BY 4.0):
 17,379 hours of 2011 and 2012 in Washington with calendar, weather and two counts,
 https://doi.org/10.24432/C5W894. The last 20 % of the hours are for test and the 10 % before them
-for validation, so nothing is learned from the future. There are four times as many registered
-users as casual ones. Single-task models come first, then the mean of the same hour and weekday,
-then the two tasks with one trunk. Everything is written below `keras_mtl_runs/`.
+for validation, so training sees earlier hours alone. The weather is the one observed in the hour
+itself and stands for a forecast of it, which would be less exact. There are four times as many
+registered users as casual ones. Single-task models come first, then the mean of the same hour and
+weekday, then the two tasks with one trunk. Everything is written below `keras_mtl_runs/`.
 """
 
 import csv
@@ -22,7 +23,8 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_log_error
 
 import keras_mtl
 
-# Known before the hour begins. `cnt`, the sum of both counts, is no input, nor is either count.
+# The calendar, and the weather observed in the hour (`weathersit`, `temp`, `atemp`, `hum` and
+# `windspeed`). `cnt`, the sum of both counts, is no input, nor is either count.
 CATEGORIES = {
     "season": range(1, 5),
     "mnth": range(1, 13),
