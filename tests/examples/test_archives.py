@@ -10,19 +10,40 @@ def archives(example):
     return example("archives")
 
 
-def test_a_tar_file_is_read_as_its_folder_is(archives, tmp_path):
-    folder = tmp_path / "data"
-    (folder / "part").mkdir(parents=True)
-    (folder / "list.txt").write_bytes(b"b, a")
-    (folder / "part" / "b.wav").write_bytes(b"\x00\x01")
-    (folder / "part" / "a.wav").write_bytes(b"")
-    with tarfile.open(tmp_path / "data.tar", "w") as archive:
-        archive.add(folder, "outer")
-    from_folder = {str(name): content for name, content in archives.read_files(folder)}
-    from_tar = {str(name): content for name, content in archives.read_files(tmp_path / "data.tar")}
-    assert from_folder == {"list.txt": b"b, a", "part/b.wav": b"\x00\x01", "part/a.wav": b""}
-    assert list(from_folder) == sorted(from_folder)
-    assert from_tar == {f"outer/{name}": content for name, content in from_folder.items()}
+# In the order of names as text, where `-` comes before `/`; parts of a path would sort otherwise.
+FILES = {
+    "README": b"no suffix",
+    "part-1/c.wav": b"c",
+    "part/a.wav": b"",
+    "part/b.wav": b"\x00\x01",
+    "zones.txt": b"b, a",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder whose files were not written in the order of their names."""
+    for name in reversed(FILES):
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(FILES[name])
+    return tmp_path / "data"
+
+
+def test_files_of_a_folder_are_in_the_order_of_their_names(archives, folder):
+    read = [(name.as_posix(), content) for name, content in archives.read_files(folder)]
+    assert read == list(FILES.items())
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_a_tar_file_is_read_as_its_folder_is(archives, folder, tmp_path, suffix):
+    path = tmp_path / f"data.{suffix}"
+    with tarfile.open(path, "w:gz" if suffix == "tar.gz" else "w") as archive:
+        for name in reversed(FILES):
+            archive.add(folder / name, f"outer/{name}")
+        archive.add(folder / "part", "outer/part", recursive=False)  # a folder is no file
+    read = [(name.as_posix(), content) for name, content in archives.read_files(path)]
+    assert read == [(f"outer/{name}", content) for name, content in FILES.items()]
 
 
 @pytest.mark.parametrize("name", ["notes", "nothing"])
