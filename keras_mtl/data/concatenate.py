@@ -34,7 +34,7 @@ def concatenate(
     Raises:
         TypeError: If an argument has another type.
         ValueError: If inputs or labels of the data sets differ in structure, dtype or shape, a
-            data set is empty, or labels that must be filled have no marker.
+            data set is empty or endless, or labels that must be filled have no marker.
 
     Example:
 
@@ -48,6 +48,7 @@ def concatenate(
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
     sources = Sources(datasets, {} if missing is None else missing)
+    _check_ends(datasets)
     sizes = list(sizes_of(datasets, {}).values())
     first, *others = sources.rows(endless=False)
     for rows in others:
@@ -57,3 +58,12 @@ def concatenate(
         length = math.ceil(sum(size for size in sizes if size is not None) / batch_size)
         batches = batches.apply(tf.data.experimental.assert_cardinality(length))
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _check_ends(datasets: Mapping[str, tf.data.Dataset]) -> None:
+    for name, dataset in datasets.items():
+        if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(
+                f"`datasets['{name}']` must end, since every row comes once, received an endless "
+                "data set. Leave out `.repeat()`."
+            )

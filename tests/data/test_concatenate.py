@@ -69,6 +69,10 @@ def test_rows_of_different_length_are_padded():
         ({"batch_size": 0}, "`batch_size` must be an integer >= 1"),
         ({"missing": {"jobs": 255}}, r"`missing` must have only task names"),
         ({"datasets": {"age": rows_of((X, X)).take(0)}}, r"`datasets\['age'\]` must have rows"),
+        (
+            {"datasets": {**datasets(), "age": rows_of((X, X)).repeat()}},
+            r"`datasets\['age'\]` must end, .* received an endless .* Leave out `.repeat\(\)`",
+        ),
         ({"datasets": {"age": rows_of(X)}}, r"`datasets\['age'\]` must have elements"),
     ],
 )
