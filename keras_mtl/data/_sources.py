@@ -1,14 +1,13 @@
 """The data sets of a mixture, made alike: one structure of inputs, labels of every task."""
 
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_mtl.core import checks
+from keras_mtl.data._markers import check_fillable, check_paddable, markers_of
 
 _CHUNK = 32  # rows that are filled at once
 _SMALL = 2**16  # bytes
@@ -45,12 +44,12 @@ class Sources:
         self._labels = _merged_labels(self._sources)
         checks.task_keys("missing", missing, list(self._labels), partial=True)
         self._markers = {
-            task: _markers(task, spec, missing.get(task)) for task, spec in self._labels.items()
+            task: markers_of(task, spec, missing.get(task)) for task, spec in self._labels.items()
         }
         self._growing = _growing([source.inputs for source in self._sources])
         self._missing = self._partly_missing()
         for task in self._missing:
-            _check_fillable(task, self._labels[task], self._markers[task])
+            check_fillable(task, self._labels[task], self._markers[task])
 
     def rows(self, *, endless: bool) -> list[tf.data.Dataset]:
         """Returns data sets of rows `(x, {task: label})` with all tasks."""
@@ -135,8 +134,8 @@ class Sources:
 
     def _padding(self) -> Any:
         def padding(task: str, spec: Any, marker: Any) -> Any:
-            if marker is None and _varies(spec):
-                raise ValueError(_no_marker(task, spec))
+            if _varies(spec):
+                check_paddable(task, spec, marker)
             return tf.constant(marker, spec.dtype) if marker is not None else None
 
         return {
@@ -256,51 +255,6 @@ def _is_small(specs: Any) -> bool:
     if any(_varies(spec) for spec in flat):
         return False
     return sum(spec.shape.num_elements() * spec.dtype.size for spec in flat) <= _SMALL
-
-
-def _markers(task: str, labels: Any, given: Any) -> Any:
-    """Returns what stands for a missing label in each part of a task's labels, or `None`."""
-    if given is not None:
-        _check_marker(task, labels, given)
-
-    def marker(spec: Any) -> Any:
-        if spec.dtype.is_floating:
-            return np.nan
-        if not spec.dtype.is_integer or (given is None and spec.dtype.is_unsigned):
-            return None
-        return -1 if given is None else given
-
-    return tf.nest.map_structure(marker, labels)
-
-
-def _check_marker(task: str, labels: Any, given: Any) -> None:
-    if isinstance(given, bool) or not isinstance(given, Integral):
-        raise TypeError(
-            f"`missing['{task}']` must be an integer, received {checks.describe(given)}."
-        )
-    dtypes = [spec.dtype for spec in tf.nest.flatten(labels)]
-    integers = [dtype for dtype in dtypes if dtype.is_integer]
-    if not integers or not all(dtype.min <= given <= dtype.max for dtype in integers):
-        raise ValueError(
-            f"`missing['{task}']` must be a class id that labels of dtype "
-            f"{[dtype.name for dtype in dtypes]} can hold, received {given}. Float labels are "
-            "missing where they are NaN."
-        )
-
-
-def _check_fillable(task: str, labels: Any, markers: Any) -> None:
-    for spec, marker in zip(tf.nest.flatten(labels), tf.nest.flatten(markers), strict=True):
-        if marker is None:
-            raise ValueError(_no_marker(task, spec))
-
-
-def _no_marker(task: str, spec: Any) -> str:
-    given = f", or give `missing={{'{task}': ...}}`" if spec.dtype.is_integer else ""
-    return (
-        f"The labels of task '{task}' must have a dtype that can mark missing ones, since some "
-        f"rows have none, received {spec.dtype.name}. Cast them to 'int32' (-1 is missing) or a "
-        f"float dtype (NaN){given}."
-    )
 
 
 def _text(spec: Any) -> str:

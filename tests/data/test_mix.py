@@ -412,6 +412,12 @@ def unbounded():
     return tf.data.Dataset.from_generator(lambda: iter([([0.0], 0.0)]), output_signature=spec)
 
 
+def spoken(dtype):
+    """Rows of no fixed length, with a label a step."""
+    words = tf.ragged.constant([[1, 0, 1], [1]])
+    return rows_of((words, {"spoken": tf.cast(words, dtype)}))
+
+
 def of_unknown_rank(dataset):
     spec = (tf.TensorSpec(None), tf.TensorSpec([]))
     return tf.data.Dataset.from_generator(lambda: dataset, output_signature=spec)
@@ -455,6 +461,18 @@ def of_unknown_rank(dataset):
             {"age": ages(), "b": rows_of((numbered(0, 3), np.zeros(3, "uint8")))},
             r"labels of task 'b' must have a dtype that can mark missing.*received uint8.*"
             r"or give `missing={'b': ...}`",
+        ),
+        (
+            {"a": spoken("bool"), "b": rows_of((tf.ragged.constant([[1], [2]]), [0.0, 1.0]))},
+            r"task 'spoken' .* since some rows have none, received bool\. Cast",
+        ),
+        (
+            {"a": spoken("bool")},
+            r"task 'spoken' .* since rows differ in length and are padded with them, rec.*bool\.",
+        ),
+        (
+            {"a": spoken("uint8")},
+            r"rows differ in length .* received uint8\. .*or give `missing={'spoken': ...}`",
         ),
         ({"age": ages(), "b": rows_of((numbered(0, 3), ["a"] * 3))}, r"task 'b'.*received string"),
         (
