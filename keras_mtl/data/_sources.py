@@ -46,7 +46,7 @@ class Sources:
         self._markers = {
             task: markers_of(task, spec, missing.get(task)) for task, spec in self._labels.items()
         }
-        self._growing = _growing([source.inputs for source in self._sources])
+        self._open = _open_in_inputs([source.inputs for source in self._sources])
         self._missing = self._partly_missing()
         for task in self._missing:
             check_fillable(task, self._labels[task], self._markers[task])
@@ -101,26 +101,32 @@ class Sources:
             shapes = [tf.shape(part) for part in tf.nest.flatten(x)]
             counts = [shapes[0][0]] if many else []
             row_shapes = [shape[1:] if many else shape for shape in shapes]
-
-            def label(spec: Any, marker: Any) -> Any:
-                lengths = [
-                    self._length(axis, row_shapes) if length is None else length
-                    for axis, length in enumerate(spec.shape)
-                ]
-                return tf.fill([*counts, *lengths], tf.constant(marker, spec.dtype))
-
-            added = {
-                task: tf.nest.map_structure(label, self._labels[task], self._markers[task])
-                for task in missing
-            }
+            added = {task: self._marked(task, counts, row_shapes) for task in missing}
             return x, {**(y if isinstance(y, Mapping) else {source.name: y}), **added}
 
         return tf.autograph.experimental.do_not_convert(fill)
 
-    def _length(self, axis: int, shapes: list[Any]) -> Any:
-        """Returns how long a missing label is along an axis that differs from row to row."""
-        place = self._growing.get(axis)
-        return 1 if place is None else shapes[place][axis]
+    def _marked(self, task: str, counts: list[Any], shapes: list[Any]) -> Any:
+        """Returns the missing labels of a row, or of many, whose inputs have these shapes."""
+
+        def part(spec: Any, marker: Any) -> Any:
+            lengths = [
+                self._length(task, spec, axis, shapes) if length is None else length
+                for axis, length in enumerate(spec.shape)
+            ]
+            return tf.fill([*counts, *lengths], tf.constant(marker, spec.dtype))
+
+        return tf.nest.map_structure(part, self._labels[task], self._markers[task])
+
+    def _length(self, task: str, spec: Any, axis: int, shapes: list[Any]) -> Any:
+        """Returns how long a missing label is along an axis of no fixed length."""
+        # Inputs that are open along the same axes come first: a tag a word, a class a pixel.
+        places = [place for place, axes in enumerate(self._open) if axes == _open_axes(spec)]
+        # Others may lend a length of one axis, as letters to the tags of their words, but not to
+        # labels in several parts: boxes are no rows of their image.
+        if len(tf.nest.flatten(self._labels[task])) == 1:
+            places += [place for place, axes in enumerate(self._open) if axis in axes]
+        return shapes[places[0]][axis] if places else 1
 
     def _absent(self, source: Source) -> list[str]:
         return [task for task in self._missing if task not in source.labels]
@@ -225,15 +231,14 @@ def _narrowed(first: Any, other: Any) -> Any:
     return tf.TensorSpec(first.shape.merge_with(other.shape), first.dtype)
 
 
-def _growing(inputs: list[Any]) -> dict[int, int]:
-    """Returns, for each axis that is not of one length, the first input part that has it so."""
-    found: dict[int, int] = {}
-    for place, specs in enumerate(zip(*map(tf.nest.flatten, inputs), strict=True)):
-        for spec in specs:
-            for axis, length in enumerate(spec.shape):
-                if length is None:
-                    found.setdefault(axis, place)
-    return found
+def _open_in_inputs(inputs: list[Any]) -> list[set[int]]:
+    """Returns, for each part of the inputs, the axes that have no fixed length in some data set."""
+    parts = zip(*map(tf.nest.flatten, inputs), strict=True)
+    return [set().union(*map(_open_axes, specs)) for specs in parts]
+
+
+def _open_axes(spec: Any) -> set[int]:
+    return {axis for axis, length in enumerate(spec.shape) if length is None}
 
 
 def _is_dense(spec: Any) -> bool:

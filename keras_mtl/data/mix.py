@@ -44,8 +44,10 @@ def mix(
             `(x, {task: label})`, or `(x, label)` where the data set's name is its task. The
             inputs of all have one structure, dtype and shape. Rows that differ in length are
             padded to the longest of the batch: inputs with 0 or "", labels as missing. A missing
-            label has, along an axis of no fixed length such as that of tags, the length of its
-            row's inputs where theirs is not fixed either, else 1.
+            label of no fixed length is as long as the row's inputs along the same axis (a tag a
+            word), or 1 where those have a fixed length. Labels in several parts
+            follow only inputs that are open along exactly their axes, so that beside images of
+            open height and width a missing label of `Detection` is one box.
         weights: `"proportional"` to the numbers of rows (T = 1, the default), `"uniform"`, a
             temperature T > 0, `"annealed"` from proportional nearly to uniform over the
             epochs, or a dict from data set to its share, in any unit.

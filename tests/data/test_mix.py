@@ -255,6 +255,51 @@ def test_a_missing_label_of_no_fixed_length_beside_inputs_of_fixed_length_is_one
     assert rest["name"].tolist() == [[8]]
 
 
+def ones(shape):
+    return np.ones([abs(length) for length in shape], "float32")
+
+
+def rows_of_shapes(inputs, labels):
+    """A data set of one row of ones; a negative length is one that its spec leaves open."""
+    shapes = (inputs, labels)
+    row = keras.tree.map_shape_structure(ones, shapes)
+    spec = keras.tree.map_shape_structure(
+        lambda shape: tf.TensorSpec([None if n < 0 else n for n in shape]), shapes
+    )
+    return tf.data.Dataset.from_generator(lambda: iter([row]), output_signature=spec)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "label", "expected"),
+    [
+        ((-5,), (-2,), (5,)),  # a tag a word
+        ((-5, 3), (-2,), (5,)),
+        ((-5, -4), (-2,), (5,)),  # a tag a word, of which the letters are given
+        ({"image": (-7, -8, 3), "words": (-5,)}, (-2,), (5,)),
+        ((-7, -8, 3), (-2, -2), (7, 8)),  # a class a pixel
+        ((-7, -8, 3), (-2, -2, 1), (7, 8, 1)),
+        ((-7, -8, 3), {"mask": (-2, -2), "edges": (-2, -2)}, {"mask": (7, 8), "edges": (7, 8)}),
+        ((-5,), {"tags": (-2,), "heads": (-2,)}, {"tags": (5,), "heads": (5,)}),
+        ((-7, -8, 3), {"boxes": (-2, 4), "labels": (-2,)}, {"boxes": (1, 4), "labels": (1,)}),
+        ((7, 8, 3), {"boxes": (-2, 4), "labels": (-2,)}, {"boxes": (1, 4), "labels": (1,)}),
+        ((5,), (-2,), (1,)),
+    ],
+)
+@pytest.mark.parametrize("by", ["row", "batch"])
+def test_a_missing_label_of_no_fixed_length_is_as_long_as_what_it_labels(
+    inputs, label, expected, by
+):
+    datasets = {
+        "labelled": rows_of_shapes(inputs, {"label": label}),
+        "other": rows_of_shapes(inputs, {"other": ()}),
+    }
+    mixture = mix(datasets, {"labelled": 0, "other": 1}, batch_size=2, by=by, steps_per_epoch=1)
+    (_, y), *_ = mixture.as_numpy_iterator()
+    received = keras.tree.map_structure(lambda part: part.shape[1:], y["label"])
+    assert received == expected
+    assert all(np.isnan(part).all() for part in keras.tree.flatten(y["label"]))
+
+
 def test_a_tagger_of_two_data_sets_learns_both():
     datasets = {
         "names": sentences("names", [[1, 2, 0], [2]]),
