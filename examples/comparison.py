@@ -42,6 +42,14 @@ class Measure:
     higher_is_better: bool = True
 
 
+def read_positive(text):
+    """Returns an argument of the command line as an integer >= 1."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, received {text!r}")
+    return value
+
+
 def parse(description, arguments, *, data, epochs, data_required=True, add_arguments=None):
     """Reads the command line of an example: `--data`, `--epochs`, `--seeds` and `--quick`.
 
@@ -49,8 +57,8 @@ def parse(description, arguments, *, data, epochs, data_required=True, add_argum
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", required=data_required, help=data)
-    parser.add_argument("--epochs", type=int, help=f"{epochs} by default")
-    parser.add_argument("--seeds", type=int, default=1, help="number of repetitions")
+    parser.add_argument("--epochs", type=read_positive, help=f"{epochs} by default")
+    parser.add_argument("--seeds", type=read_positive, default=1, help="number of repetitions")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     if add_arguments:
         add_arguments(parser)
@@ -76,7 +84,7 @@ def repeat(name, run_seed, seeds):
             each seed.
         run_seed: Function of a seed that returns `{method: {measure: value}}`, with the baseline
             first; a method may lack a measure. It is called with Keras, NumPy and Python seeded.
-        seeds: Integer. How many.
+        seeds: Integer >= 1. How many.
 
     Returns:
         `{method: {measure: array}}`, with an entry a seed, and the folder.

@@ -83,6 +83,14 @@ def test_epochs_are_those_asked_for(comparison):
     assert [epochs(), epochs("--quick"), epochs("--quick", "--epochs", "3")] == [20, 1, 3]
 
 
+@pytest.mark.parametrize("name", ["--epochs", "--seeds"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
+def test_epochs_and_seeds_are_integers_from_1_on(comparison, capsys, name, value):
+    with pytest.raises(SystemExit):
+        comparison.parse("", ["--data", "x", f"{name}={value}"], data="a folder", epochs=20)
+    assert f"{name}: must be an integer >= 1, received '{value}'" in capsys.readouterr().err
+
+
 def test_an_example_adds_arguments_of_its_own(comparison):
     def add(parser):
         parser.add_argument("--hold-out", action="store_true")
