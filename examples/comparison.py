@@ -76,6 +76,13 @@ def fit(model, *data, title, **arguments):
     return history.history, (time.perf_counter() - start) / 60
 
 
+def keep_best(monitor, epochs):
+    """Returns the callback that restores the epoch with the highest `monitor`, without stopping."""
+    return keras.callbacks.EarlyStopping(
+        monitor, mode="max", patience=epochs, restore_best_weights=True
+    )
+
+
 def repeat(name, run_seed, seeds):
     """Calls `run_seed(seed)` for every seed and collects what it measures.
 

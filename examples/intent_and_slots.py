@@ -110,9 +110,6 @@ def train(tasks, data, names, epochs, title, baselines=None, **balancing):
     model.compile(keras.optimizers.Adam(rate, clipnorm=5.0), baselines=baselines, **balancing)
     # With several tasks, by the mean gain over the single-task models.
     monitor = "val_delta_m" if baselines else f"val_{MONITORS[tasks[0]]}"
-    best = keras.callbacks.EarlyStopping(
-        monitor, mode="max", patience=epochs, restore_best_weights=True
-    )
     history, minutes = comparison.fit(
         model,
         make_batches(data["train"], tasks, training=True),
@@ -120,7 +117,7 @@ def train(tasks, data, names, epochs, title, baselines=None, **balancing):
         validation_data=make_batches(data["validation"], tasks),
         epochs=epochs,
         steps_per_epoch=steps,
-        callbacks=[best],
+        callbacks=[comparison.keep_best(monitor, epochs)],
     )
     return model, history, minutes
 

@@ -144,15 +144,12 @@ def train(splits, tasks, title, options, seed, **methods):
     baselines = {f"{task}_accuracy": 0.95 for task in tasks}
     optimizer = make_optimizer(recipe, options.epochs * len(train_batches))
     model.compile(optimizer, baselines=baselines, **methods)
-    best = keras.callbacks.EarlyStopping(
-        "val_delta_m", mode="max", patience=options.epochs, restore_best_weights=True
-    )
     _, minutes = comparison.fit(
         model,
         train_batches,
         validation_data=batches(splits["validation"], tasks),
         epochs=options.epochs,
-        callbacks=[best],
+        callbacks=[comparison.keep_best("val_delta_m", options.epochs)],
         title=title,
     )
     results = model.evaluate(batches(splits["test"], tasks), return_dict=True, verbose=0)

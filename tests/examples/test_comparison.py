@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -89,6 +90,21 @@ def test_epochs_and_seeds_are_integers_from_1_on(comparison, capsys, name, value
     with pytest.raises(SystemExit):
         comparison.parse("", ["--data", "x", f"{name}={value}"], data="a folder", epochs=20)
     assert f"{name}: must be an integer >= 1, received '{value}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("scores", "kept"), [([0.9, 0.1, 0.5], 0), ([0.1, 0.9, 0.5], 1)])
+def test_the_best_epoch_is_kept_and_none_is_left_out(comparison, scores, kept):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.stop_training = False
+    best = comparison.keep_best("score", epochs=3)
+    best.set_model(model)
+    best.on_train_begin()
+    for epoch, score in enumerate(scores):
+        model.set_weights([np.full((1, 1), epoch)])
+        best.on_epoch_end(epoch, {"score": score})
+    best.on_train_end()
+    assert not model.stop_training
+    np.testing.assert_array_equal(model.get_weights(), [[[kept]]])
 
 
 def test_an_example_adds_arguments_of_its_own(comparison):
