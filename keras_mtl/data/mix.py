@@ -45,9 +45,9 @@ def mix(
             inputs of all have one structure, dtype and shape. Rows that differ in length are
             padded to the longest of the batch: inputs with 0 or "", labels as missing. A missing
             label of no fixed length is as long as the row's inputs along the same axis (a tag a
-            word), or 1 where those have a fixed length. Labels in several parts
-            follow only inputs that are open along exactly their axes, so that beside images of
-            open height and width a missing label of `Detection` is one box.
+            word), or 1 where those have a fixed length. Labels in several parts follow only
+            inputs that are open along exactly their axes. Pad those of `Detection` with -1 to one
+            length first, as its `encode` does.
         weights: `"proportional"` to the numbers of rows (T = 1, the default), `"uniform"`, a
             temperature T > 0, `"annealed"` from proportional nearly to uniform over the
             epochs, or a dict from data set to its share, in any unit.
