@@ -73,7 +73,7 @@ def augment(steps, rng):
     noise = rng.uniform(-3, -1) + rng.normal(0, 0.2, steps.shape)
     steps = np.maximum(steps, noise)
     width = rng.integers(9)
-    first = rng.integers(fsdd.BANDS - width)
+    first = rng.integers(fsdd.BANDS - width + 1)
     steps[:, first : first + width] = 0
     return steps.astype("float32")
 
