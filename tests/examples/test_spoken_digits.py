@@ -67,7 +67,10 @@ def test_everything_lies_in_one_folder(result):
     names = {path.name for path in result["folder"].iterdir()}
     assert names == {"results.json", "spoken_digits.png", "table.md"}
     (run,) = json.loads((result["folder"] / "results.json").read_text())
-    assert run["multi-task"]["digit_accuracy"] in (0, 5, 10, 15, 20, *range(25, 101, 5))
+    score = run["multi-task"]["digit_accuracy"]
+    assert 0 <= score <= 100
+    # One of 20 test clips is 5 %; the metric is a float32.
+    assert score == pytest.approx(5 * round(score / 5), abs=1e-4)
 
 
 def test_held_out_speakers_are_tested_in_a_table_of_their_own(
