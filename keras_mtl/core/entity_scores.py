@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of entities, exact over an epoch and over replicas."""
+"""Counts of entities, exact over an epoch and over replicas, and their F1."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,31 +10,12 @@ from keras_mtl.core import entities
 
 
 class EntityScore(keras.metrics.Metric):
-    """Base class of metrics that count entities as the CoNLL shared tasks do.
-
-    An entity is right if its first token, last token and type are. The counts are those of all
-    batches. Sequences that break the scheme are read as conlleval reads them: an entity may begin
-    with I-.
+    """Base class of metrics that count entities: those right, those expected and those found.
 
     Args:
-        tags: List of strings, the name of each tag: `"O"`, or one of the prefixes B, I, E, S
-            (or L, U) with `-` and a type, such as `"B-LOC"`.
+        tags: List of strings, the name of each tag.
         name: String. Name of the metric.
         dtype: As in Keras.
-
-    Call arguments:
-        y_true: Integers `(batch, steps)`.
-        y_pred: Scores of the tags `(batch, steps, num_tags)`, of which the highest is chosen.
-        sample_weight: Optional `(batch, steps)` or `(batch,)`. Tokens of weight 0 are left out as
-            if the row did not have them; an entity has the weight of its first token.
-
-    Raises:
-        TypeError: If `tags` is no list of strings.
-        ValueError: If a tag has another prefix, or occurs twice.
-
-    Reference:
-        Tjong Kim Sang, De Meulder 2003, Introduction to the CoNLL-2003 shared task, on its
-        evaluation by the script conlleval, https://aclanthology.org/W03-0419.
     """
 
     def __init__(self, tags: Sequence[str], name: str, dtype: Any = None) -> None:
@@ -67,7 +48,24 @@ class EntityF1(EntityScore):
     """Computes the F1 of entities, as the CoNLL shared tasks do.
 
     F1 = 2 right / (expected + found), the harmonic mean of precision and recall, and 0 where there
-    is neither. Arguments, errors and source are those of `EntityScore`; `name` is "f1".
+    is neither. An entity is right if its first token, last token and type are. Sequences that
+    break the scheme are read as conlleval reads them: an entity may begin with I-.
+
+    Args:
+        tags: List of strings, the name of each tag: `"O"`, or one of the prefixes B, I, E, S
+            (or L, U) with `-` and a type, such as `"B-LOC"`.
+        name: String. Name of the metric.
+        dtype: As in Keras.
+
+    Call arguments:
+        y_true: Integers `(batch, steps)`.
+        y_pred: Scores of the tags `(batch, steps, num_tags)`, of which the highest is chosen.
+        sample_weight: Optional `(batch, steps)` or `(batch,)`. Tokens of weight 0 are left out as
+            if the row did not have them; an entity has the weight of its first token.
+
+    Raises:
+        TypeError: If `tags` is no list of strings.
+        ValueError: If a tag has another prefix, or occurs twice.
 
     Example:
 
@@ -76,6 +74,10 @@ class EntityF1(EntityScore):
     >>> metric.update_state([[1, 2, 2, 1]], scores)
     >>> metric.result()
     0.5
+
+    Reference:
+        Tjong Kim Sang, De Meulder 2003, Introduction to the CoNLL-2003 shared task, on its
+        evaluation by the script conlleval, https://aclanthology.org/W03-0419.
     """
 
     def __init__(self, tags: Sequence[str], name: str = "f1", dtype: Any = None) -> None:
@@ -84,47 +86,3 @@ class EntityF1(EntityScore):
     def result(self) -> Any:
         right, expected, found = self._counts
         return ops.divide_no_nan(2.0 * right, expected + found)
-
-
-@keras.saving.register_keras_serializable(package="keras_mtl")
-class EntityPrecision(EntityScore):
-    """Computes which part of the entities that were found are right, 0 where none was.
-
-    Arguments, errors and source are those of `EntityScore`; `name` is "precision".
-
-    Example:
-
-    >>> metric = keras_mtl.metrics.EntityPrecision(["O", "B-LOC", "I-LOC"])
-    >>> metric.update_state([[1, 0, 1]], np.eye(3)[[[1, 0, 0]]])  # one of two places
-    >>> metric.result()
-    1.0
-    """
-
-    def __init__(self, tags: Sequence[str], name: str = "precision", dtype: Any = None) -> None:
-        super().__init__(tags, name, dtype)
-
-    def result(self) -> Any:
-        right, _, found = self._counts
-        return ops.divide_no_nan(right, found)
-
-
-@keras.saving.register_keras_serializable(package="keras_mtl")
-class EntityRecall(EntityScore):
-    """Computes which part of the entities that there are was found right, 0 where there are none.
-
-    Arguments, errors and source are those of `EntityScore`; `name` is "recall".
-
-    Example:
-
-    >>> metric = keras_mtl.metrics.EntityRecall(["O", "B-LOC", "I-LOC"])
-    >>> metric.update_state([[1, 0, 1]], np.eye(3)[[[1, 0, 0]]])  # one of two places
-    >>> metric.result()
-    0.5
-    """
-
-    def __init__(self, tags: Sequence[str], name: str = "recall", dtype: Any = None) -> None:
-        super().__init__(tags, name, dtype)
-
-    def result(self) -> Any:
-        right, expected, _ = self._counts
-        return ops.divide_no_nan(right, expected)

@@ -1,6 +1,4 @@
-"""A tag a token: the loss of a classification a token, the F1 of whole entities."""
-
-import warnings
+"""A tag a token: the loss of a classification a token, whose metric is the F1 of entities."""
 
 import keras
 import numpy as np
@@ -11,114 +9,6 @@ import tensorflow as tf
 import keras_mtl
 from keras_mtl.core import entities
 from keras_mtl.heads import Classification, Tagging
-from keras_mtl.metrics import EntityF1, EntityPrecision, EntityRecall
-
-PLACES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-FIVE_PREFIXES = ["O", *(f"{prefix}-{kind}" for kind in ("X", "Y") for prefix in "BIES")]
-
-
-def ids(text, tags=PLACES):
-    return np.array([[tags.index(tag) for tag in text.split()]])
-
-
-def f1(expected, found, weight=None, tags=PLACES):
-    metric = EntityF1(tags)
-    metric.update_state(expected, np.eye(len(tags))[found], weight)
-    return float(metric.result())
-
-
-def counted(expected, found, tags):
-    weights = np.ones(np.shape(expected), "float32")
-    parts = entities.count(np.array(expected), np.array(found), weights, entities.reading(tags))
-    return [float(part) for part in parts]
-
-
-def by_seqeval(expected, found, score="f1"):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where there is no entity
-        return getattr(seqeval.metrics, f"{score}_score")(expected, found)
-
-
-# What is found, against "B-LOC I-LOC O B-PER": right, expected, found, by hand.
-BY_HAND = {
-    "B-LOC I-LOC O B-PER": (2, 2, 2),
-    "O O O O": (0, 2, 0),
-    "B-LOC O O B-PER": (1, 2, 2),  # too short
-    "B-LOC I-LOC I-LOC B-PER": (1, 2, 2),  # too long
-    "B-PER I-PER O B-PER": (1, 2, 2),  # wrong type
-    "I-LOC I-LOC O I-PER": (2, 2, 2),  # I- begins an entity where none goes on
-    "B-LOC I-PER O B-PER": (1, 2, 3),  # another type is another entity
-    "B-LOC B-LOC O B-PER": (1, 2, 3),  # two entities side by side
-}
-
-
-@pytest.mark.parametrize("found", BY_HAND)
-def test_entities_are_counted_as_by_hand(found):
-    expected = ids("B-LOC I-LOC O B-PER")
-    assert tuple(counted(expected, ids(found), PLACES)) == BY_HAND[found]
-
-
-@pytest.mark.parametrize("tags", [PLACES, FIVE_PREFIXES], ids=["BIO", "BIOES"])
-@pytest.mark.parametrize("metric", [EntityF1, EntityPrecision, EntityRecall])
-def test_scores_are_those_of_seqeval_for_any_tags(tags, metric):
-    random = np.random.default_rng(0)
-    expected = random.integers(0, len(tags), size=(300, 9))
-    # Close to the truth, or two long entities are never the same.
-    found = np.where(random.random(expected.shape) < 0.2, random.permutation(expected), expected)
-    named = [[[tags[tag] for tag in row] for row in rows] for rows in (expected, found)]
-    score = metric(tags)
-    score.update_state(expected, np.eye(len(tags))[found])
-    value = float(score.result())
-    assert value == pytest.approx(by_seqeval(*named, score.name), abs=1e-6)
-    assert 0.3 < value < 0.9
-
-
-def test_tags_of_bilou_are_those_of_bioes_by_other_letters():
-    bioes, bilou = ["O", "B", "I", "E", "S"], ["O", "B", "I", "L", "U"]
-    for left, right in zip(entities.reading(bioes), entities.reading(bilou), strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
-def test_an_entity_does_not_go_on_in_the_next_row():
-    expected = np.array([[0, 1], [2, 0]])
-    assert counted(expected, expected, PLACES) == [2, 2, 2]
-    assert counted(expected, np.array([[0, 1], [0, 0]]), PLACES) == [1, 2, 1]
-
-
-def test_f1_is_exact_over_batches_and_no_mean_of_theirs():
-    metric = EntityF1(PLACES)
-    right, missed = ids("B-LOC O B-PER"), ids("B-LOC O O")
-    metric.update_state(right, np.eye(5)[right])  # 2 of 2: an F1 of 1
-    metric.update_state(missed, np.eye(5)[np.zeros_like(missed)])  # 0 of 1: an F1 of 0
-    assert float(metric.result()) == pytest.approx(2 * 2 / (3 + 2), abs=1e-6)
-    metric.reset_state()
-    assert float(metric.result()) == 0.0
-
-
-def test_pieces_without_a_label_are_left_out_of_both_sequences():
-    # "New", "York", "##er": the last piece is no token of its own.
-    expected = ids("B-LOC I-LOC O I-LOC")
-    found = ids("B-LOC I-LOC B-PER I-LOC")
-    assert f1(expected, found, np.array([[1.0, 1.0, 0.0, 1.0]])) == 1.0
-    assert f1(expected, found) < 1.0
-
-
-def test_an_entity_has_the_weight_of_its_row():
-    expected = np.concatenate([ids("B-LOC O"), ids("B-LOC O")])
-    found = np.concatenate([ids("B-LOC O"), ids("O O")])
-    assert f1(expected, found, np.array([3.0, 1.0])) == pytest.approx(2 * 3 / (4 + 3), abs=1e-6)
-
-
-def test_counting_is_the_same_when_compiled_by_xla():
-    random = np.random.default_rng(1)
-    expected, found = random.integers(0, 5, size=(2, 4, 6))
-    weights = random.integers(0, 2, size=(4, 6)).astype("float32")
-    count = tf.function(
-        lambda *parts: entities.count(*parts, entities.reading(PLACES)), jit_compile=True
-    )
-    plain = entities.count(expected, found, weights, entities.reading(PLACES))
-    np.testing.assert_array_equal(count(expected, found, weights), plain)
-
 
 TOKENS = np.array([[5, 7, 2, 0, 0], [1, 2, 3, 4, 6], [3, 3, 0, 0, 0], [8, 9, 1, 1, 0]])
 TAGS = np.array([[1, 2, 0, 4, 4], [0, 1, -1, 2, 3], [-1, -1, 0, 0, 0], [3, 4, 0, 1, 0]])
@@ -160,7 +50,7 @@ def test_evaluation_is_that_of_the_tokens_with_a_label(trained):
         [[names[tag] for tag in tags[row]] for tags, row in zip(source, rows, strict=True)]
         for source in (TAGS, p.argmax(-1))
     )
-    assert logs["slots_f1"] == pytest.approx(by_seqeval(expected, found), abs=1e-6)
+    assert logs["slots_f1"] == pytest.approx(seqeval.metrics.f1_score(expected, found), abs=1e-6)
     assert logs["slots_f1"] > 0.3
     assert logs["slots_loss"] == pytest.approx(-np.log(chosen)[PRESENT].mean(), rel=1e-5)
     accuracy = (p.argmax(-1) == TAGS)[PRESENT].mean()
@@ -230,25 +120,6 @@ def test_config_round_trip_keeps_every_argument(scheme):
         None,
         -100,
     )
-
-
-@pytest.mark.parametrize("kind", [EntityF1, EntityPrecision, EntityRecall])
-def test_metric_config_round_trip(kind):
-    metric = kind(PLACES, name="entities")
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
-    assert type(again) is kind
-    assert (again.tags, again.name, again._direction) == (PLACES, "entities", "up")
-
-
-def test_precision_and_recall_are_metrics_of_compile_beside_f1():
-    head = Tagging(5, tags=PLACES)
-    model = build(head)
-    scores = [EntityPrecision(PLACES), EntityRecall(PLACES), EntityF1(PLACES)]
-    model.compile("sgd", metrics={"slots": scores})
-    logs = model.evaluate(TOKENS, labels(TAGS), return_dict=True, verbose=0)
-    precision, recall = logs["slots_precision"], logs["slots_recall"]
-    total = precision + recall
-    assert logs["slots_f1"] == pytest.approx(2 * precision * recall / total if total else 0.0)
 
 
 def test_rows_of_a_tag_out_of_range_are_refused():
