@@ -68,7 +68,11 @@ def read_clips(path):
 
 
 def read_tfds():
-    """Reads the recordings that TensorFlow Datasets downloads; the file's name has the speaker."""
+    """Reads the recordings that TensorFlow Datasets downloads; the file's name has the speaker.
+
+    Its `spoken_digit` is version 1.0.9 of the data, with 2,500 clips of five speakers; later ones
+    have six.
+    """
     inputs = {"samples": "audio", "file": "audio/filename"}
     rows = keras_mtl.data.from_tfds(
         "spoken_digit", "train", inputs=inputs, targets={"digit": "label"}
@@ -114,11 +118,22 @@ def check_splits(splits):
 
 
 def hold_out(clips, seed):
-    """Returns the rows of each split, where all clips of one speaker are the test rows."""
+    """Returns the rows of each split, where all clips of one speaker are the test rows.
+
+    Raises where the other speakers leave a split without a row.
+    """
     speakers = [clip.speaker for clip in clips]
     count = len(set(speakers))
     # The order of the speakers is always the same, so each seed holds out another one.
     folds = keras_mtl.data.split_by_group(speakers, dict.fromkeys(range(count), 1 / count), seed=0)
     test = folds[seed % count]
     known = {split: np.setdiff1d(rows, test) for split, rows in official_split(clips).items()}
+    for split in ("train", "validation"):
+        if not len(known[split]):
+            raise ValueError(
+                f"To test on {speakers[test[0]]} alone, other speakers must have clips for "
+                f"{split}, received none, of the speakers {sorted(set(speakers))}. Numbers 5 to 9 "
+                "are for validation and those from 10 on for training: add such clips of another "
+                "speaker, or train without `--hold-out`."
+            )
     return {**known, "test": test}

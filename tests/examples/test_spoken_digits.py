@@ -168,6 +168,39 @@ def test_recordings_without_a_split_are_refused_before_training(spoken_digits, t
         spoken_digits.main(["--data", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["1_ann_5", "1_ann_10"], r"test on ann alone, .* for train, received none, .* \['ann'\]"),
+        (["1_ann_5", "1_bob_10"], r"test on (ann|bob) alone, .* for (validation|train), .* 'bob'"),
+        (["1_ann_5", "1_ann_10", "1_bob_0"], r"test on ann alone, .* add such clips of another"),
+    ],
+)
+def test_a_speaker_without_whom_nothing_is_left_cannot_be_held_out(
+    spoken_digits, tmp_path, files, message
+):
+    for file in files:
+        (tmp_path / f"{file}.wav").write_bytes(SOUND)
+    # Refused before a seed is trained, whichever of them it is that tests on this speaker.
+    with pytest.raises(ValueError, match=message):
+        spoken_digits.main(["--data", str(tmp_path), "--hold-out", "--seeds", "2"])
+
+
+def test_a_held_out_speaker_needs_no_official_test_rows(spoken_digits):
+    waveform = np.zeros(1024, "float32")
+    clips = [
+        spoken_digits.fsdd.Clip(1, speaker, number, waveform)
+        for speaker in SPEAKERS
+        for number in (5, 10)
+    ]
+    split = spoken_digits.fsdd.hold_out(clips, 0)
+    assert {name: len(rows) for name, rows in split.items()} == {
+        "train": 1,
+        "validation": 1,
+        "test": 2,
+    }
+
+
 def test_splits_are_the_official_ones_by_number(spoken_digits, clips):
     split = spoken_digits.fsdd.official_split(clips)
     numbers = {name: {clips[row].number for row in rows} for name, rows in split.items()}
