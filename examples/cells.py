@@ -196,17 +196,12 @@ def main(arguments=None):
         __doc__.splitlines()[0], arguments, data=data, epochs=40, data_required=False
     )
     splits = read(options.data)
-    models = []
-
-    def run(seed):
-        rows, model = run_seed(splits, options.epochs, seed)
-        models[:] = [model]
-        return rows
-
-    rows, folder = comparison.repeat("cells", run, options.seeds)
+    rows, folder, model = comparison.repeat_and_keep(
+        "cells", lambda seed: run_seed(splits, options.epochs, seed), options.seeds
+    )
     images, labels = splits["test"]
     row = int(np.argmax((labels["counts"] > 0).all(axis=1)))  # the first one with every class
-    answer = serve(models[-1], images[row], str(folder / "served"))
+    answer = serve(model, images[row], str(folder / "served"))
     picture = functools.partial(
         draw_answer, image=images[row], answer=answer, counts=labels["counts"][row]
     )

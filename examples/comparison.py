@@ -110,6 +110,21 @@ def repeat(name, run_seed, seeds):
     return rows, folder
 
 
+def repeat_and_keep(name, run_seed, seeds):
+    """Does as `repeat`, where `run_seed` returns what it measures and what to show.
+
+    Returns:
+        `{method: {measure: array}}`, the folder, and what to show of the last seed.
+    """
+    kept = [None]
+
+    def run(seed):
+        measured, kept[0] = run_seed(seed)
+        return measured
+
+    return *repeat(name, run, seeds), kept[0]
+
+
 def show(values, decimals, sign=""):
     """Writes a mean, and a standard deviation where there are several seeds; `None` is empty."""
     if values is None:

@@ -230,16 +230,12 @@ def main(arguments=None):
         __doc__.splitlines()[0], arguments, data="hour.csv of Bike Sharing", epochs=EPOCHS
     )
     hours = read(options.data)
-    last = {}
-
-    def run(seed):
-        results, last["predictions"] = run_seed(hours, options, seed)
-        return results
-
-    rows, folder = comparison.repeat("demand", run, options.seeds)
+    rows, folder, predictions = comparison.repeat_and_keep(
+        "demand", lambda seed: run_seed(hours, options, seed), options.seeds
+    )
 
     def picture(axes):
-        draw_week(axes, last["predictions"], make_splits(hours)["test"][1])
+        draw_week(axes, predictions, make_splits(hours)["test"][1])
 
     return comparison.report("demand", rows, MEASURES, folder, [picture], undrawn=[CONSTANT])
 

@@ -206,7 +206,6 @@ def main(arguments=None):
     splits = make_splits(clips, options)
     decibels, labels = fsdd.log_mel(clips), make_labels(clips)
     tasks = make_tasks(int(labels["speaker"].max()) + 1)
-    last = []
 
     def run(seed):
         split = splits[seed]
@@ -215,14 +214,13 @@ def main(arguments=None):
         steps = standardise(decibels, split["train"])
         study = Study(steps, labels, split, options.epochs, seed)
         results, model = run_seed(study, tasks, ["digit"] if options.hold_out else tasks)
-        last[:] = [model, steps[split["test"][0]]]
-        return results
+        return results, (model, steps[split["test"][0]])
 
     name = "spoken_digits_hold_out" if options.hold_out else "spoken_digits"
-    rows, folder = comparison.repeat(name, run, options.seeds)
+    rows, folder, shown = comparison.repeat_and_keep(name, run, options.seeds)
     measures = [DIGIT] if options.hold_out else MEASURES
     return comparison.report(
-        name, rows, measures, folder, [lambda axes: draw_spelling(axes, *last)]
+        name, rows, measures, folder, [lambda axes: draw_spelling(axes, *shown)]
     )
 
 

@@ -51,6 +51,13 @@ def test_results_are_written_after_each_seed(comparison, workplace):
     assert written == [0, 1, 2]
 
 
+def test_what_to_show_of_the_last_seed_is_kept(comparison, workplace):
+    rows, folder, kept = comparison.repeat_and_keep("two", lambda s: (two_seeds(s), f"of {s}"), 2)
+    known, _ = comparison.repeat("two", two_seeds, 2)
+    np.testing.assert_equal(rows, known)
+    assert (folder.name, kept) == ("two", "of 1")
+
+
 def test_every_seed_begins_from_its_own_state(comparison, workplace):
     def run_seed(seed):
         return {"single task": {"draw": np.random.rand(), "minutes": 0.0}}
