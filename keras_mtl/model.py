@@ -246,13 +246,17 @@ class MultiTaskModel(FittedModel):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Makes a model from what `get_config` returned, with fresh weights."""
+        if "tasks" not in config:
+            # A subclass with a constructor and a config of its own, as of `keras.Model`.
+            return super().from_config(config, custom_objects)
         tasks = _deserialized_tasks(config["tasks"])
         return super().from_config({**config, "tasks": tasks}, custom_objects)
 
     def clone(self) -> Self:
         """Returns an uncompiled model with the same graph and tasks, and fresh weights.
 
-        `keras.models.clone_model` keeps the tasks of compiled models only.
+        `keras.models.clone_model` keeps the tasks of compiled models only, and makes no model of
+        a subclass with a constructor of its own.
         """
         return type(self).from_config(self.get_config())
 

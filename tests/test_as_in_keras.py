@@ -107,6 +107,31 @@ def test_keras_clones_a_compiled_model_with_its_tasks():
     assert [task for task, spec in clone.tasks.items() if spec.auxiliary] == ["b"]
 
 
+@keras.saving.register_keras_serializable(package="test_as_in_keras")
+class OneColumn(keras_mtl.MultiTaskModel):
+    """A user's model with a constructor and a config of its own."""
+
+    def __init__(self, columns=4, **kwargs):
+        inputs = keras.Input((columns,), name="x")
+        super().__init__(inputs, {"a": keras.layers.Dense(1, name="a")(inputs)}, **kwargs)
+        self.columns = columns
+
+    def get_config(self):
+        return {"columns": self.columns}
+
+
+def test_a_subclass_with_a_constructor_of_its_own_is_saved_and_cloned(tmp_path):
+    model = OneColumn(3)
+    model.compile("sgd", loss="mse", loss_weights={"a": 0.5})
+    model.save(tmp_path / "model.keras")
+
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+
+    assert type(loaded) is type(model.clone()) is OneColumn
+    assert dict(loaded.loss_weights) == {"a": 0.5}
+    np.testing.assert_array_equal(loaded.predict(ROWS_X)["a"], model.predict(ROWS_X)["a"])
+
+
 def test_what_is_frozen_after_compile_and_before_fit_stays():
     model = small_model()
     model.compile("sgd", loss="mse")
