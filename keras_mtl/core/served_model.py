@@ -30,11 +30,14 @@ class ServedModel(TaskControls):
 
         The SavedModel has the signatures `serving_default` and `serve_<task>`, whose inputs bear
         the model's input names; plain TensorFlow loads it. A head with several outputs is served
-        flat as `<task>_<output>`.
+        flat as `<task>_<output>`. Served are the answers of the heads' `decode`.
+
+        Other formats hold the tasks together only, and their predictions, as `predict` returns
+        them: give these to the heads' `decode` after loading, or serve a SavedModel.
 
         Args:
             filepath: String. Where to write.
-            format: As in Keras; formats other than the default hold one signature.
+            format: As in Keras: `"tf_saved_model"` by default, `"onnx"`, `"litert"`, ...
             verbose: As in Keras.
             tasks: Optional list of task names; by default those that are not auxiliary.
             kwargs: Further arguments of Keras' export of that format, such as `input_signature`:
@@ -64,4 +67,12 @@ class ServedModel(TaskControls):
             )
             return
         part = keras.Model(self.input, {task: self.output[task] for task in chosen})
+        if kwargs.get("input_signature") is None:
+            # Some exporters of Keras find none for a model that was not called, as `part` is not.
+            kwargs["input_signature"] = [keras.tree.map_structure(_spec, self.input)]
         part.export(filepath, format=format, verbose=verbose, **kwargs)
+
+
+def _spec(tensor: Any) -> keras.InputSpec:
+    shape = (None, *tensor.shape[1:])
+    return keras.InputSpec(dtype=tensor.dtype, shape=shape, name=tensor.name)

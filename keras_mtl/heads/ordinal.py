@@ -17,8 +17,9 @@ class Ordinal(DenseHead):
     goes on to a higher one: P(y > k | y >= k) = sigmoid(z_k). So P(y > k), their product, never
     rises with k. Predictions are the probabilities of the classes. The loss is their cross
     entropy, which is that of the questions a label has come to, computed from logits. The answer
-    that `decode` and an exported model give is the median class, of the least expected distance
-    to the label; the metric is that distance. Adds `(channels + 1) * (num_classes - 1)` parameters.
+    that `decode` and an exported SavedModel give is the median class, of the least expected
+    distance to the label; the metric is that distance. Adds `(channels + 1) * (num_classes - 1)`
+    parameters.
 
     Args:
         num_classes: Integer >= 2. Labels are integers from 0, the lowest, to `num_classes - 1`.

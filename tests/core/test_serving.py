@@ -82,3 +82,18 @@ def test_a_signature_that_does_not_fit_is_refused_and_nothing_is_written(name, t
     with pytest.raises(error, match=message):
         build().export(tmp_path / "served", verbose=False, input_signature=signature)
     assert not (tmp_path / "served").exists()
+
+
+@pytest.mark.parametrize("given", [None, [{"image": IMAGE, "age": AGE}]])
+def test_other_formats_of_keras_get_the_signature_that_an_uncalled_model_lacks(given, monkeypatch):
+    received = {}
+
+    def export_onnx(model, filepath, verbose=None, input_signature=None):
+        received.update(input_signature[0])
+
+    monkeypatch.setattr("keras.src.export.export_onnx", export_onnx)
+    build().export("z.onnx", format="onnx", verbose=False, input_signature=given)
+
+    assert list(received) == ["image", "age"]
+    assert received["age"].shape == ((None, 1) if given is None else AGE.shape)
+    assert received["image"].dtype == ("float32" if given is None else IMAGE.dtype)
