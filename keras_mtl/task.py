@@ -71,7 +71,7 @@ class Task:
         self.mask = _name("mask", mask)
         self.loss = loss
         self.metrics = metrics
-        self.loss_weight = checks.finite_weight("loss_weight", loss_weight)
+        self.loss_weight = checks.loss_weight("loss_weight", loss_weight)
         self.auxiliary = bool(auxiliary)
         self.where = _name("where", where)
 

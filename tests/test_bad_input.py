@@ -227,7 +227,8 @@ BAD_FIT = {
     "class_weight is NaN": (
         lambda: {"class_weight": {"job": {0: np.nan}}},
         ValueError,
-        r"`class_weight\['job'\]\[0\]` must be a finite number >= 0, received nan",
+        r"`class_weight\['job'\]\[0\]` must be a finite number >= 0, received nan of type float. "
+        "Use 0.0 to leave the class out",
     ),
     "class_weight is a list": (
         lambda: {"class_weight": {"job": [1.0, 2.0, 3.0]}},
@@ -311,7 +312,8 @@ BAD_COMPILE = {
     "NaN weight": (
         {"loss_weights": {"job": np.nan}},
         ValueError,
-        r"`loss_weights\['job'\]` must be a finite number >= 0, received nan of type float. Use 0",
+        r"`loss_weights\['job'\]` must be a finite number >= 0, received nan of type float. "
+        "Use 0.0 to switch a task's loss off",
     ),
     "negative weight": ({"loss_weights": {"job": -1}}, ValueError, "number >= 0, received -1 of"),
     "weight in words": ({"loss_weights": {"job": "1"}}, TypeError, "number >= 0, received '1' of"),

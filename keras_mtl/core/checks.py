@@ -78,20 +78,26 @@ def task_keys(
     )
 
 
-def finite_weight(argument: str, value: Any) -> float:
-    """Returns `value` as a float, if it is a finite number >= 0."""
+def finite_weight(argument: str, value: Any, advice: str = "") -> float:
+    """Returns `value` as a float, if it is a finite number >= 0.
+
+    Args:
+        argument: String. The argument's name, for the message.
+        value: The user's value.
+        advice: String. What to do next.
+    """
+    message = f"`{argument}` must be a finite number >= 0, received {describe(value)}. {advice}"
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(
-            f"`{argument}` must be a finite number >= 0, received {describe(value)}. "
-            "Use 0.0 to switch a task's loss off."
-        )
+        raise TypeError(message.rstrip())
     number = float(value)
     if not math.isfinite(number) or number < 0:
-        raise ValueError(
-            f"`{argument}` must be a finite number >= 0, received {describe(value)}. "
-            "Use 0.0 to switch a task's loss off."
-        )
+        raise ValueError(message.rstrip())
     return number
+
+
+def loss_weight(argument: str, value: Any) -> float:
+    """Returns the weight of a task's loss as a float, if it is a finite number >= 0."""
+    return finite_weight(argument, value, "Use 0.0 to switch a task's loss off.")
 
 
 def one_of(argument: str, value: object, allowed: Collection[Any]) -> None:

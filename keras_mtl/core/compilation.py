@@ -164,7 +164,7 @@ def resolve_constants(
         checks.task_keys("loss_weights", given, list(plans), partial=True, without_loss=others)
     given = _by_task("loss_weights", given, list(plans))
     return [
-        checks.finite_weight(f"loss_weights['{name}']", given.get(name, tasks[name].loss_weight))
+        checks.loss_weight(f"loss_weights['{name}']", given.get(name, tasks[name].loss_weight))
         for name in plans
     ]
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mtl.core import checks, input_checks, label_checks
+from keras_mtl.core.compilation import head_of
 from keras_mtl.core.labels import split_missing
 from keras_mtl.core.plan import TaskPlan
 
@@ -33,6 +34,7 @@ class Feed:
         self._shapes = {
             task: keras.tree.map_structure(lambda x: x.shape, outputs[task]) for task in plans
         }
+        self._heads = {task: head_of(outputs[task]) for task in plans}
 
     def prepare(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
         """Returns `(x, y, sample_weight)`, checked, as Keras' data adapters want them."""
@@ -96,12 +98,21 @@ class Feed:
         advice = _NO_LABEL.format(missing[0]) if missing else ""
         self._check_tasks(argument, y, partial=False, advice=advice)
         for task, shape in self._shapes.items():
-            if isinstance(y[task], Mapping) or not isinstance(shape, Mapping):
-                continue
-            raise ValueError(
-                f"`{argument}['{task}']` must be a dict, as the head has the outputs "
-                f"{list(shape)}, received {checks.describe(type(y[task]))}."
-            )
+            if isinstance(shape, Mapping) and not isinstance(y[task], Mapping):
+                self._refuse_other_than_dict(f"`{argument}['{task}']`", task, y[task])
+
+    def _refuse_other_than_dict(self, argument: str, task: str, labels: Any) -> None:
+        parts, head = self._plans[task].loss.declares.parts, self._heads[task]
+        outputs = f"as the head has the outputs {list(self._shapes[task])}"
+        keys = f"with the keys {list(parts)}" if parts else outputs
+        received = checks.describe(labels)
+        if hasattr(labels, "shape"):
+            received = f"{type(labels).__name__} of shape {labels.shape}"
+        advice = f"`encode` of the head {type(head).__name__} makes it of a list, an entry a row."
+        raise ValueError(
+            f"{argument} must be a dict, {keys}, received {received}."
+            + (f" {advice}" if hasattr(head, "encode") else "")
+        )
 
     def _check_tasks(
         self, argument: str, received: Any, *, partial: bool = True, advice: str = ""
@@ -203,13 +214,14 @@ class Feed:
             )
         size = 2 if binary else shape[-1]
         table = [1.0] * size
+        advice = "Use 0.0 to leave the class out of the training loss."
         for label, weight in weights.items():
             if label not in range(size):
                 raise ValueError(
                     f"`{argument}` must have class ids from 0 to {size - 1} as keys, received "
                     f"{checks.describe(label)}."
                 )
-            table[int(label)] = checks.finite_weight(f"{argument}[{label}]", weight)
+            table[int(label)] = checks.finite_weight(f"{argument}[{label}]", weight, advice)
         return table
 
 

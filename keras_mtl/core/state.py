@@ -126,7 +126,7 @@ class TaskValues(MutableMapping):
             )
         position = self._position(task)
         values = np.asarray(self._variable).copy()
-        values[position] = checks.finite_weight(f"{self._argument}['{task}']", value)
+        values[position] = checks.loss_weight(f"{self._argument}['{task}']", value)
         self._variable.assign(values)
 
     def __delitem__(self, task: str) -> None:

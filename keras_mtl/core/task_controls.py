@@ -24,7 +24,7 @@ class TaskControls(keras.Model):
         mapping = self.loss_weights
         checks.task_keys("loss_weights", values, list(mapping), partial=True)
         checked = {
-            task: checks.finite_weight(f"loss_weights['{task}']", value)
+            task: checks.loss_weight(f"loss_weights['{task}']", value)
             for task, value in values.items()
         }
         mapping.update(checked)
