@@ -122,7 +122,6 @@ class DetectionLoss(PartsLoss):
                 (box_functions.reaches_out, "lie within the image"),
             ):
                 bad = ops.logical_and(real, fault(relative))
-                bad = ops.broadcast_to(ops.expand_dims(bad, -1), ops.shape(boxes))
                 found.append((bad, f"must {noun}, {advice}"))
         return [Fault(bad, message, "boxes") for bad, message in found]
 

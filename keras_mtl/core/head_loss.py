@@ -16,8 +16,9 @@ class Fault(NamedTuple):
     """What is wrong with labels.
 
     Args:
-        bad: Boolean tensor in the shape of the labels: where. `True` where all of them are wrong,
-            by shape or dtype; what comes after it is not looked at.
+        bad: Boolean tensor in the shape of the labels: where. Without their last axis, whole
+            vectors are shown. `True` where all of them are wrong, by shape or dtype; what comes
+            after it is not looked at.
         message: String. What they must be.
         part: Optional string. The part of labels that are dicts.
     """

@@ -13,6 +13,8 @@ from keras_mtl.core.input_checks import fits
 from keras_mtl.core.labels import align, split_missing
 from keras_mtl.core.plan import TaskPlan
 
+# More numbers than a label that is shown whole has.
+_WHOLE = 16
 _ASSERTION = re.compile(r"(`(?:y\['|sample_weight).*?) :: *\] *\[(.*?)\] *\[(.*?)\]", re.DOTALL)
 
 
@@ -97,11 +99,17 @@ def check_weights(argument: str, weights: Any) -> None:
 
 def _enforce(rule: Rule) -> None:
     if not tf.executing_eagerly():
-        tf.debugging.Assert(rule.holds, [f"{rule.message} :: ", rule.received, rule.row])
+        data = [f"{rule.message} :: ", rule.received, rule.row]
+        tf.debugging.Assert(rule.holds, data, summarize=_WHOLE)
     elif not bool(rule.holds):
-        raise ValueError(
-            f"{rule.message} Received {rule.received.numpy()}. First in row {rule.row.numpy()}."
-        )
+        received = rule.received.numpy()
+        text = " ".join(f"{number:g}" for number in received) if received.ndim else received
+        raise ValueError(_message(rule.message, text, rule.row.numpy()))
+
+
+def _message(message: str, received: Any, row: Any, end: str = "") -> str:
+    received = f"[{received}]" if " " in str(received) else received
+    return f"{message} Received {received}. First in row {row}{end}."
 
 
 def _is_shape(shape: Any) -> bool:
@@ -115,7 +123,7 @@ def readable(error: Exception) -> str | None:
     if not found:
         return None
     message, received, row = found.groups()
-    return f"{message} Received {received}. First in row {row} of its batch."
+    return _message(message, received, row, " of its batch")
 
 
 def _check_shape(plan: TaskPlan, labels: Any, shape: tuple[Any, ...]) -> None:
@@ -229,13 +237,14 @@ def _marker(plan: TaskPlan, values: Any) -> str:
 
 
 def _first(values: Any, bad: Any) -> Any:
-    """Returns the first bad value, or 0."""
-    values, bad = tf.reshape(values, [-1]), tf.reshape(bad, [-1])
-    picked = tf.where(bad, values, tf.zeros_like(values))
+    """Returns the first bad value, or vector where `bad` has an axis less; of none, any."""
+    whole = bad.shape.rank is not None and bad.shape.rank < values.shape.rank
+    inner = values.shape[-1:].as_list() if whole else []
+    values, bad = tf.reshape(values, [-1, *inner]), tf.reshape(bad, [-1])
     return tf.cond(
         tf.size(values) > 0,
-        lambda: picked[tf.argmax(tf.cast(bad, tf.int32))],
-        lambda: tf.zeros((), values.dtype),
+        lambda: values[tf.argmax(tf.cast(bad, tf.int32))],
+        lambda: tf.zeros(inner, values.dtype),
     )
 
 

@@ -407,7 +407,10 @@ def with_bad_row(change):
         ({"boxes": (4, 0, np.nan)}, r"\['boxes'\]` must be NaN in whole rows.*First in row 4"),
         ({"boxes": (4, 2, np.inf)}, r"\['boxes'\]` must be finite.*First in row 4"),
         ({"boxes": (4, 0, 99.0)}, r"must have an area, in the format 'xyxy'.*First in row 4"),
-        ({"boxes": (4, 2, 99.0)}, r"must lie within the image.*on_bad_box.*First in row 4"),
+        (
+            {"boxes": (4, 2, 99.0)},
+            r"must lie within the image.*Received \[1 1 99 9\]. First in row 4",
+        ),
         ({"labels": (4, 2)}, r"\['labels'\]` must hold class ids from 0 to 1.*Received 2.*row 4"),
         ({"labels": (4, -2)}, r"or -1 where boxes are padded.*Received -2.*row 4"),
     ],
@@ -422,7 +425,9 @@ def test_bad_labels_in_a_data_set_are_refused_before_the_step():
     before = model.get_weights()
     y = with_bad_row({"boxes": (4, 2, 99.0)})
     data = tf.data.Dataset.from_tensor_slices((IMAGES, y)).batch(8)
-    with pytest.raises(ValueError, match=r"must lie within the image.*Received 1. First in row 4"):
+    with pytest.raises(
+        ValueError, match=r"within the image.*Received \[1 1 99 9\]. First in row 4"
+    ):
         model.fit(data, verbose=0)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -431,7 +436,14 @@ def test_bad_labels_in_a_data_set_are_refused_before_the_step():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (Y["squares"]["labels"], "must be a dict"),
+        (
+            np.ones((8, 1, 4)),
+            r"a dict, with the keys \['boxes', 'labels'\], received ndarray of shape \(8, 1, 4\)",
+        ),
+        (
+            OBJECTS,
+            r"received \[{'boxes'.* of type list. `encode` of the head Detection makes it",
+        ),
         ({"boxes": Y["squares"]["boxes"]}, r"with the keys \['boxes', 'labels'\]"),
         ({**Y["squares"], "boxes": np.zeros((8, 4))}, r"must have shape \(batch, max_boxes, 4\)"),
         ({**Y["squares"], "labels": np.zeros((8, 2))}, r"must be integers \(batch, max_boxes\)"),
