@@ -39,6 +39,14 @@ def _check_marker(task: str, labels: Any, given: Any) -> None:
         )
 
 
+def missing_to_the_end(labels: Any, marker: Any) -> Any:
+    """Returns a batch in which a missing label is so to its end, whatever it was padded with."""
+    first = labels[:, :1]
+    missing = tf.math.is_nan(first) if labels.dtype.is_floating else first == marker
+    missing = tf.reduce_any(missing, axis=range(1, labels.shape.rank), keepdims=True)
+    return tf.where(missing, tf.constant(marker, labels.dtype), labels)
+
+
 def check_fillable(task: str, labels: Any, markers: Any) -> None:
     """Checks that each part of the labels has a marker, for rows that have none of them."""
     for spec, marker in zip(tf.nest.flatten(labels), tf.nest.flatten(markers), strict=True):

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_mtl.core import checks
-from keras_mtl.data._markers import check_fillable, check_paddable, markers_of
+from keras_mtl.data._markers import check_fillable, check_paddable, markers_of, missing_to_the_end
 
 _CHUNK = 32  # rows that are filled at once
 _SMALL = 2**16  # bytes
@@ -35,9 +35,15 @@ class Sources:
     Args:
         datasets: Dict from name to data set, as in `keras_mtl.data.mix`.
         missing: Dict from task to the marker of its missing labels.
+        padding: Dict from task to what pads its labels where that does not mean missing.
     """
 
-    def __init__(self, datasets: Mapping[str, Any], missing: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        datasets: Mapping[str, Any],
+        missing: Mapping[str, Any],
+        padding: Mapping[str, Any],
+    ) -> None:
         self._sources = [_source(name, dataset) for name, dataset in _named(datasets).items()]
         for source in self._sources[1:]:
             _check_inputs(self._sources[0], source)
@@ -45,6 +51,11 @@ class Sources:
         checks.task_keys("missing", missing, list(self._labels), partial=True)
         self._markers = {
             task: markers_of(task, spec, missing.get(task)) for task, spec in self._labels.items()
+        }
+        checks.task_keys("padding", padding, list(self._labels), partial=True)
+        self._paddings = {
+            task: checks.finite_number(f"padding['{task}']", value)
+            for task, value in padding.items()
         }
         self._open = _open_in_inputs([source.inputs for source in self._sources])
         self._missing = self._partly_missing()
@@ -73,9 +84,18 @@ class Sources:
         if not self._vary:
             return rows.batch(batch_size, drop_remainder=drop_remainder)
         zeros = tf.nest.map_structure(lambda spec: tf.zeros([], spec.dtype), rows.element_spec[0])
-        return rows.padded_batch(
+        batches = rows.padded_batch(
             batch_size, padding_values=(zeros, self._padding()), drop_remainder=drop_remainder
         )
+        return batches.map(self._missing_as_whole) if self._paddings else batches
+
+    def _missing_as_whole(self, x: Any, y: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return x, {
+            task: tf.nest.map_structure(missing_to_the_end, label, self._markers[task])
+            if task in self._paddings
+            else label
+            for task, label in y.items()
+        }
 
     @property
     def _vary(self) -> bool:
@@ -122,11 +142,21 @@ class Sources:
         """Returns how long a missing label is along an axis of no fixed length."""
         # Inputs that are open along the same axes come first: a tag a word, a class a pixel.
         places = [place for place, axes in enumerate(self._open) if axes == _open_axes(spec)]
+        same = [
+            tf.debugging.assert_equal(
+                shapes[place][axis],
+                shapes[places[0]][axis],
+                f"Two inputs of no fixed length differ in it, so that a missing label of task "
+                f"'{task}' has no length. Pad its labels to a fixed length.",
+            )
+            for place in places[1:]
+        ]
         # Others may lend a length of one axis, as letters to the tags of their words, but not to
         # labels in several parts: boxes are no rows of their image.
         if len(tf.nest.flatten(self._labels[task])) == 1:
             places += [place for place, axes in enumerate(self._open) if axis in axes]
-        return shapes[places[0]][axis] if places else 1
+        with tf.control_dependencies(same):
+            return tf.identity(shapes[places[0]][axis]) if places else 1
 
     def _absent(self, source: Source) -> list[str]:
         return [task for task in self._missing if task not in source.labels]
@@ -140,6 +170,8 @@ class Sources:
 
     def _padding(self) -> Any:
         def padding(task: str, spec: Any, marker: Any) -> Any:
+            if task in self._paddings:
+                return tf.cast(self._paddings[task], spec.dtype)
             if _varies(spec):
                 check_paddable(task, spec, marker)
             return tf.constant(marker, spec.dtype) if marker is not None else None

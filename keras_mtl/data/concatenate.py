@@ -15,6 +15,7 @@ def concatenate(
     *,
     batch_size: int,
     missing: Mapping[str, int] | None = None,
+    padding: Mapping[str, float] | None = None,
 ) -> tf.data.Dataset:
     """Puts data sets that each carry the labels of some tasks one behind the other.
 
@@ -27,6 +28,7 @@ def concatenate(
         batch_size: Integer >= 1. The last batch has the rows that are left.
         missing: Optional dict from task to the `ignore_class` of its head, as in
             `keras_mtl.data.mix`.
+        padding: Optional dict from task to what pads its labels, as there.
 
     Returns:
         A `tf.data.Dataset` of batches `(x, {task: label})` with the labels of all tasks.
@@ -47,7 +49,11 @@ def concatenate(
     [-1, -1, 0, 2]
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
-    sources = Sources(datasets, {} if missing is None else missing)
+    sources = Sources(
+        datasets,
+        {} if missing is None else missing,
+        {} if padding is None else padding,
+    )
     _check_ends(datasets)
     sizes = list(sizes_of(datasets, {}).values())
     first, *others = sources.rows(endless=False)

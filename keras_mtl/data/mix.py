@@ -25,6 +25,7 @@ def mix(
     epochs: int = 1,
     sizes: Mapping[str, int] | None = None,
     missing: Mapping[str, int] | None = None,
+    padding: Mapping[str, float] | None = None,
     seed: int | None = None,
 ) -> tf.data.Dataset:
     """Mixes data sets that each carry the labels of some tasks, to train one model.
@@ -46,8 +47,7 @@ def mix(
             padded to the longest of the batch: inputs with 0 or "", labels as missing. A missing
             label of no fixed length is as long as the row's inputs along the same axis (a tag a
             word), or 1 where those have a fixed length. Labels in several parts follow only
-            inputs that are open along exactly their axes. Pad those of `Detection` with -1 to one
-            length first, as its `encode` does.
+            inputs that are open along exactly their axes.
         weights: `"proportional"` to the numbers of rows (T = 1, the default), `"uniform"`, a
             temperature T > 0, `"annealed"` from proportional nearly to uniform over the
             epochs, or a dict from data set to its share, in any unit.
@@ -67,6 +67,8 @@ def mix(
         missing: Optional dict from task to the `ignore_class` of its head, where labels are
             integers. By default -1: they are taken for class ids, so cast targets of a
             regression to float. Float labels are always missing where they are NaN.
+        padding: Optional dict from task to what its labels are padded with where rows differ in
+            length, if that does not mean missing: -1 for `Detection`, 0 for `Transcription`.
         seed: Optional integer. Makes the choice of data sets repeatable. It differs from epoch
             to epoch all the same.
 
@@ -106,7 +108,11 @@ def mix(
     batch_size = checks.positive_integer("batch_size", batch_size)
     epochs = checks.positive_integer("epochs", epochs)
     checks.one_of("by", by, _UNITS)
-    sources = Sources(datasets, {} if missing is None else missing)
+    sources = Sources(
+        datasets,
+        {} if missing is None else missing,
+        {} if padding is None else padding,
+    )
     rows = sizes_of(datasets, {} if sizes is None else sizes)
     chances = proportions(weights, rows, epochs)
     steps = _steps(steps_per_epoch, rows, batch_size)

@@ -300,6 +300,75 @@ def test_a_missing_label_of_no_fixed_length_is_as_long_as_what_it_labels(
     assert all(np.isnan(part).all() for part in keras.tree.flatten(y["label"]))
 
 
+def test_inputs_of_different_lengths_lend_none_to_a_missing_label():
+    inputs = {"audio": tf.TensorSpec((None, 4)), "words": tf.TensorSpec([None], tf.int32)}
+    row = {"audio": np.ones((7, 4), "float32"), "words": np.ones(2, "int32")}
+    datasets = {
+        "tagged": rows_of_structs(
+            [(row, {"tags": [0, 1]})], (inputs, {"tags": tf.TensorSpec([None], tf.int32)})
+        ),
+        "named": rows_of_structs([(row, {"name": 1})], (inputs, {"name": tf.TensorSpec([])})),
+    }
+    batches = keras_mtl.data.concatenate(datasets, batch_size=2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a missing label of task"):
+        list(batches)
+
+
+def rows_of_structs(items, signature):
+    return tf.data.Dataset.from_generator(lambda: iter(items), output_signature=signature)
+
+
+def test_objects_of_no_fixed_number_are_padded_as_detection_pads_them():
+    head = keras_mtl.heads.Detection(2)
+    objects = [
+        {"boxes": np.reshape([[0.1, 0.1, 0.6, 0.7]] * count, (-1, 4)), "labels": [1] * count}
+        for count in (0, 2, 1)
+    ]
+    image = np.ones((8, 8, 3), "float32")
+    signature = (
+        tf.TensorSpec((8, 8, 3)),
+        {"found": {"boxes": tf.TensorSpec((None, 4)), "labels": tf.TensorSpec([None], tf.int32)}},
+    )
+    datasets = {
+        "a": rows_of_structs([(image, {"found": x}) for x in objects], signature),
+        "b": rows_of((image[None], {"count": [3]})),
+    }
+    [(_, y)] = keras_mtl.data.concatenate(datasets, batch_size=4, padding={"found": -1})
+    expected = head.encode([*objects, None])
+    np.testing.assert_array_equal(y["found"]["labels"], expected["labels"])
+    np.testing.assert_allclose(y["found"]["boxes"], expected["boxes"])
+    assert y["count"].numpy().tolist() == [-1, -1, -1, 3]
+
+
+@pytest.mark.parametrize("by", ["row", "batch"])
+def test_texts_of_no_fixed_length_are_padded_as_transcription_pads_them(by):
+    head = keras_mtl.heads.Transcription("ab")
+    signature = (tf.TensorSpec((5, 3)), {"text": tf.TensorSpec([None], tf.int32)})
+    sound = np.ones((5, 3), "float32")
+    datasets = {
+        "texts": rows_of_structs([(sound, {"text": ids}) for ids in ([1, 2, 1], [2])], signature),
+        "speakers": rows_of((sound[None], {"speaker": [1]})),
+    }
+    mixture = mix(
+        datasets,
+        "uniform",
+        batch_size=6,
+        by=by,
+        steps_per_epoch=8,
+        sizes={"texts": 2},
+        padding={"text": 0},
+        seed=0,
+    )
+    texts = {"aba": [1, 2, 1], "b": [2, 0, 0], None: [-1, -1, -1]}
+    assert head.encode(list(texts)).tolist() == list(texts.values())
+    for _, y in mixture.as_numpy_iterator():
+        length = y["text"].shape[1]
+        for ids, speaker in zip(y["text"].tolist(), y["speaker"].tolist(), strict=True):
+            known = [row[:length] for row in texts.values()]
+            assert ids in known
+            assert (ids == [-1] * length) == (speaker == 1)
+
+
 def test_a_tagger_of_two_data_sets_learns_both():
     datasets = {
         "names": sentences("names", [[1, 2, 0], [2]]),
@@ -559,6 +628,7 @@ def test_data_sets_that_do_not_fit_are_refused(datasets, message):
         ({"batch_size": 0}, "`batch_size` must be an integer >= 1"),
         ({"steps_per_epoch": 0}, "`steps_per_epoch` must be an integer >= 1"),
         ({"epochs": 0}, "`epochs` must be an integer >= 1"),
+        ({"padding": {"jobs": 0}}, "`padding` .*jobs"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(arguments, message):
@@ -574,6 +644,7 @@ def test_values_that_do_not_fit_are_refused(arguments, message):
         ({"weights": None}, "`weights` must be a finite number > 0"),
         ({"sizes": [3]}, "`sizes` must be a dict keyed by data set"),
         ({"missing": {"job": np.nan}}, r"`missing\['job'\]` must be an integer"),
+        ({"padding": {"job": "0"}}, r"`padding\['job'\]` must be a finite number"),
         ({"seed": 0.5}, "`seed` must be None or an integer"),
     ],
 )
