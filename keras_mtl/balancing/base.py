@@ -34,10 +34,11 @@ class GradientBalancing(Method):
     * `needs_one_task`: `chosen`, 1.0 for the only task whose gradient was taken in this step and
       0.0 for the others, whose rows are zero; `choose(active)` names it.
 
-    With `weights_heads` the variables that one task reaches alone learn with what `head_weights`
-    returns. `features_reason` says why scope `"features"` is refused, where it is, and
-    `weights_remark` what becomes of a loss weighting before it, where that is not what a user
-    expects: `compile` warns of it.
+    `reads_gramian_only` says that the direction is a weighted sum of the gradients whose weights
+    follow from the Gramian: large gradients need not be formed then. With `weights_heads` the
+    variables that one task reaches alone learn with what `head_weights` returns. `features_reason`
+    says why scope `"features"` is refused, where it is, and `weights_remark` what becomes of a
+    loss weighting before it, where that is not what a user expects: `compile` warns of it.
 
     Args:
         scope: `"parameters"` works on the gradients of the shared variables (one backward
@@ -57,6 +58,7 @@ class GradientBalancing(Method):
     needs_features = False
     needs_one_task = False
     weights_heads = False
+    reads_gramian_only = False
     features_reason: str | None = None
     weights_remark: str | None = None
     refresh_every = 1

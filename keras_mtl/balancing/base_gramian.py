@@ -34,6 +34,8 @@ class GramianBalancing(GradientBalancing):
         ValueError: If `scope` is neither of the two or refused, or `refresh_every` < 1.
     """
 
+    reads_gramian_only = True
+
     def __init__(
         self,
         scope: str = "parameters",

@@ -20,27 +20,31 @@ class ParametersPass(SummedPass):
 
     def gradients(self, terms: Terms) -> list[Any]:
         shared = self.partition.shared(self.variables)
-        matrices, own = self._task_gradients(shared, terms.totals, terms)
+        matrices, own = self._task_gradients(shared, self.private(), terms.totals, terms)
         # The gradients are summed over replicas, not their Gramians: these do not add up.
         parts = replicas.total(matrices)
         balanced = balance(self.balancing, parts, gramian_of(parts), terms)
         return self._collect(shared, balanced, own, terms)
 
     def _task_gradients(
-        self, shared: Sequence[Any], totals: Sequence[Any], terms: Terms
+        self,
+        shared: Sequence[Any],
+        own_sources: Sequence[Sequence[Any]],
+        totals: Sequence[Any],
+        terms: Terms,
     ) -> tuple[list[Any], list[list[Any]]]:
-        """Returns the gradients of the shared variables and, for each task, of its private ones.
+        """Returns the gradients of the shared variables and, for each task, of its own sources.
 
         The first are `(num_tasks, size)` for each variable, on this replica.
         """
         size = sum(math.prod(variable.shape) for variable in shared)
         rows = TaskRows(len(totals), size, compiled=self.compiled)
         own = []
-        parts = zip(totals, terms.seeds, self.private(), strict=True)
-        for index, (total, seed, private) in enumerate(parts):
+        parts = zip(totals, terms.seeds, own_sources, strict=True)
+        for index, (total, seed, sources) in enumerate(parts):
             with rows.after_the_last():
                 start = tf.identity(seed)
-            found = self.tape.gradient(total, [*shared, *private], output_gradients=start)
+            found = self.tape.gradient(total, [*shared, *sources], output_gradients=start)
             rows.add(
                 [
                     self.row_of(index, gradient, variable, terms)
@@ -83,7 +87,8 @@ class HalvesPass(ParametersPass):
 
     def gradients(self, terms: Terms) -> list[Any]:
         shared = self.partition.shared(self.variables)
-        found = [self._task_gradients(shared, half.totals, terms) for half in terms.halves]
+        private = self.private()
+        found = [self._task_gradients(shared, private, half.totals, terms) for half in terms.halves]
         sums = replicas.total([*found[0][0], *found[1][0]])
         first, second = sums[: len(shared)], sums[len(shared) :]
         parts = [one + other for one, other in zip(first, second, strict=True)]

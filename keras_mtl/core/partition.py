@@ -27,7 +27,7 @@ class Partition:
 
     def __init__(self, model: Any, outputs: Mapping[str, Any]) -> None:
         self.tasks = tuple(outputs)
-        self._nodes = _nodes_in_order(model)
+        self._nodes = nodes_in_order(model)
         self._tensor_tasks = _reached(self._nodes, outputs)
         self._node_tasks = {id(node): self._tasks_of(node) for node in self._nodes}
         self._variable_tasks = self._tasks_of_variables()
@@ -152,10 +152,10 @@ def _nested_nodes(operation: Any) -> list[Any] | None:
     """Returns the nodes of a nested functional model with several outputs, else `None`."""
     if not isinstance(operation, keras.Model) or not hasattr(operation, "_nodes_by_depth"):
         return None
-    return _nodes_in_order(operation) if len(operation.outputs) > 1 else None
+    return nodes_in_order(operation) if len(operation.outputs) > 1 else None
 
 
-def _nodes_in_order(model: Any) -> list[Any]:
+def nodes_in_order(model: Any) -> list[Any]:
     """Returns a functional model's nodes from inputs to outputs."""
     # The nodes of one depth do not depend on one another.
     return [

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from keras_mtl.core.activations_pass import noting
 from keras_mtl.core.balanced import SummedRows
+from keras_mtl.core.dense_calls import worth_noting
 from keras_mtl.core.features_pass import FeaturesPass
 from keras_mtl.core.parameters_pass import HalvesPass, OneTaskPass, ParametersPass
 from keras_mtl.core.partition import Partition
@@ -15,6 +17,7 @@ from keras_mtl.core.refresh import refreshing
 def pass_for(
     balancing: Any,
     partition: Partition,
+    model: Any,
     variables: Sequence[Any],
     *,
     detachable: bool,
@@ -26,6 +29,7 @@ def pass_for(
     Args:
         balancing: Gradient balancing, or `None`.
         partition: `Partition` of the model.
+        model: The functional model.
         variables: List of Keras variables, the order of the gradients.
         detachable: Boolean. Whether some tasks may train their heads alone.
         persistent: Boolean. Whether its tape is asked for more than the gradients of the step.
@@ -38,7 +42,7 @@ def pass_for(
         balancing = SummedRows() if detachable else None
         kind = _by_task(partition) if detachable else SummedPass
     else:
-        kind = _balanced(balancing, partition)
+        kind = _balanced(balancing, partition, model, variables)
     if persistent:
         kind = type(kind.__name__, (kind,), {"persistent": True})
     options = {"detachable": detachable, "compiled": compiled}
@@ -49,11 +53,17 @@ def _by_task(partition: Partition) -> type[SummedPass]:
     return FeaturesPass if partition.cuts else ParametersPass
 
 
-def _balanced(balancing: Any, partition: Partition) -> type[SummedPass]:
+def _balanced(
+    balancing: Any, partition: Partition, model: Any, variables: Sequence[Any]
+) -> type[SummedPass]:
     if balancing.scope == "features":
         kind = FeaturesPass if partition.cuts else SummedPass
     elif balancing.needs_cross_gramian:
         kind = HalvesPass
+    elif balancing.needs_one_task:
+        kind = OneTaskPass
+    elif balancing.reads_gramian_only:
+        kind = noting(worth_noting(model, partition.shared(variables)))
     else:
-        kind = OneTaskPass if balancing.needs_one_task else ParametersPass
+        kind = ParametersPass
     return refreshing(kind) if balancing.refresh_every > 1 and kind is not SummedPass else kind

@@ -1,10 +1,11 @@
 """One backward pass over the weighted sum of the losses, and what all passes share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from keras_mtl.core import replicas
 from keras_mtl.core.partition import Partition
 from keras_mtl.core.terms import Terms
 
@@ -112,6 +113,39 @@ def given(value: Any) -> list[Any]:
 def head_factors(heads: Any, num_tasks: int) -> list[Any]:
     """Returns what each task's private gradients are multiplied by, `None` for nothing."""
     return [None] * num_tasks if heads is None else tf.unstack(tf.cast(heads, tf.float32))
+
+
+def either(
+    passed: SummedPass,
+    terms: Terms,
+    condition: Any,
+    first: Callable[[], list[Any]],
+    second: Callable[[], list[Any]],
+) -> list[Any]:
+    """Returns the gradients that one of two functions finds, chosen in the graph.
+
+    Args:
+        passed: The backward pass, with a persistent tape.
+        terms: What it differentiates.
+        condition: Boolean scalar, the same on every replica.
+        first: Function that returns the gradients if it holds.
+        second: Function that returns them if not.
+    """
+    # Made once, so that both branches leave out the same variables.
+    reached = [
+        bool(passed.partition.tasks_of_variable(variable)) or terms.extra is not None
+        for variable in passed.variables
+    ]
+
+    def dense(gradients: Sequence[Any]) -> list[Any]:
+        return [
+            tf.zeros_like(variable.value) if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient, variable, there in zip(gradients, passed.variables, reached, strict=True)
+            if there
+        ]
+
+    flat = iter(replicas.choose(condition, lambda: dense(first()), lambda: dense(second())))
+    return [next(flat) if there else None for there in reached]
 
 
 def _times(gradient: Any, factor: Any) -> Any:

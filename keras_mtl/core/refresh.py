@@ -1,12 +1,10 @@
 """Reuses task weights between the steps in which they are found."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from keras_mtl.core import replicas
-from keras_mtl.core.passes import Collected, SummedPass, given, head_factors
+from keras_mtl.core.passes import Collected, SummedPass, either, given, head_factors
 from keras_mtl.core.terms import Terms
 
 
@@ -21,21 +19,10 @@ def refreshing(kind: type[SummedPass]) -> type[SummedPass]:
 
         def gradients(self, terms: Terms) -> list[Any]:
             due = tf.equal(self.balancing.steps_since_refresh.value, 0.0)
-            # Made once, so that both branches leave out the same variables.
-            reached = [
-                bool(self.partition.tasks_of_variable(v)) or terms.extra is not None
-                for v in self.variables
-            ]
             balance = super().gradients
-
-            def found() -> list[Any]:
-                return _dense(balance(terms), self.variables, reached)
-
-            def reused() -> list[Any]:
-                return _dense(_with_last_weights(self, terms), self.variables, reached)
-
-            flat = iter(replicas.choose(due, found, reused))
-            return [next(flat) if there else None for there in reached]
+            return either(
+                self, terms, due, lambda: balance(terms), lambda: _with_last_weights(self, terms)
+            )
 
     return Refreshing
 
@@ -57,13 +44,3 @@ def _with_last_weights(passed: SummedPass, terms: Terms) -> list[Any]:
         collected.add(passed.variables, found)
     balancing.count_step()
     return collected.gradients
-
-
-def _dense(
-    gradients: Sequence[Any], variables: Sequence[Any], reached: Sequence[bool]
-) -> list[Any]:
-    return [
-        tf.zeros_like(variable.value) if gradient is None else tf.convert_to_tensor(gradient)
-        for gradient, variable, there in zip(gradients, variables, reached, strict=True)
-        if there
-    ]

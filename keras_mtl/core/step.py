@@ -81,6 +81,7 @@ class Step:
         self._pass = pass_for(
             self.state.gradient_balancing,
             self.partition,
+            self.model,
             self.model_variables,
             detachable=self.detachable,
             persistent=self.watch is not None,
