@@ -4,12 +4,14 @@ Inside, a box is `(left, top, right, bottom)` in relative coordinates: 0 to 1 ov
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+
+from keras_mtl.core import checks
 
 RELATIVE = "rel_xyxy"
 # As in `keras.utils.bounding_boxes.convert_format`, which does not export them.
@@ -40,6 +42,24 @@ class BoxFormat(NamedTuple):
     name: str
     image_size: tuple[int, int] | None = None
 
+    @classmethod
+    def of(cls, name: Any, image_size: Any) -> Self:
+        """Returns a checked format.
+
+        Raises:
+            TypeError: If `image_size` is no pair of integers.
+            ValueError: If there is no format of that name, or the size does not fit.
+        """
+        checks.one_of("bounding_box_format", name, FORMATS)
+        if image_size is not None:
+            return cls(name, _pair(image_size))
+        if not name.startswith("rel_"):
+            raise ValueError(
+                f"`bounding_box_format='{name}'` is in pixels and needs `image_size`, "
+                "(height, width), received None. Give it, or use a relative format, 'rel_xyxy'."
+            )
+        return cls(name)
+
     def to_relative(self, boxes: Any) -> Any:
         """Returns relative boxes for boxes in this format, `(..., 4)`."""
         return self._convert(boxes, self.name, RELATIVE)
@@ -54,6 +74,20 @@ class BoxFormat(NamedTuple):
         return keras.utils.bounding_boxes.convert_format(
             boxes, source=source, target=target, height=height, width=width
         )
+
+
+def _pair(image_size: Any) -> tuple[int, int]:
+    try:
+        height, width = image_size
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            "`image_size` must be two integers, (height, width), received "
+            f"{checks.describe(image_size)}. Leave the channels out, and write both for a square."
+        ) from error
+    return (
+        checks.positive_integer("image_size[0]", height),
+        checks.positive_integer("image_size[1]", width),
+    )
 
 
 def has_no_area(boxes: Any) -> Any:
@@ -157,6 +191,7 @@ def padded(rows: Sequence[Mapping[str, Any] | None]) -> dict[str, np.ndarray]:
     Args:
         rows: List of dicts with `"boxes"`, `(objects, 4)`, and `"labels"`, `(objects,)`.
     """
+    _check_rows(rows)
     longest = max([1, *(len(row["labels"]) for row in rows if row is not None)])
     boxes = np.full((len(rows), longest, 4), -1.0, "float32")
     labels = np.full((len(rows), longest), -1, "int32")
@@ -172,6 +207,38 @@ def padded(rows: Sequence[Mapping[str, Any] | None]) -> dict[str, np.ndarray]:
             )
         boxes[index, :count], labels[index, :count] = given, row["labels"]
     return {"boxes": boxes, "labels": labels}
+
+
+def _check_rows(rows: Any) -> None:
+    keys = "a dict with the keys ['boxes', 'labels']"
+    if isinstance(rows, Mapping):
+        raise TypeError(
+            f"`rows` must be a list of {keys}, one a row, received one dict with the keys "
+            f"{list(rows)}. Write `[{{...}}]` for one row."
+        )
+    for index, row in enumerate(rows):
+        what = f"Row {index} of `rows` must be {keys}, or None for a row without a label"
+        if row is not None and not isinstance(row, Mapping):
+            raise TypeError(f"{what}, received {checks.describe(row)}.")
+        if row is not None and not {"boxes", "labels"} <= set(row):
+            raise ValueError(f"{what}, received the keys {list(row)}. Rename or add them.")
+
+
+def check_parts(argument: str, given: Any, parts: Sequence[str]) -> None:
+    """Checks that `given` is of one task: a dict with the keys `parts`.
+
+    Raises:
+        ValueError: If it is not; what is by task is told from its entries.
+    """
+    if isinstance(given, Mapping) and set(parts) <= set(given):
+        return
+    named = given if isinstance(given, Mapping) else {}
+    tasks = [key for key, value in named.items() if isinstance(value, Mapping)]
+    raise ValueError(
+        f"`{argument}` must be those of one task, a dict with the keys {list(parts)}, received "
+        + (f"the keys {list(named)}." if named else f"{checks.describe(given)}.")
+        + (f" Give the task's alone: `{argument}['{tasks[0]}']`." if tasks else "")
+    )
 
 
 def is_unlabelled(boxes: Any) -> np.ndarray:

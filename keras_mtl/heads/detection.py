@@ -97,9 +97,8 @@ class Detection(Head):
     ) -> None:
         super().__init__(**kwargs)
         self.num_classes = checks.positive_integer("num_classes", num_classes)
-        checks.one_of("bounding_box_format", bounding_box_format, box_functions.FORMATS)
         checks.one_of("on_bad_box", on_bad_box, ("error", "drop", "clip"))
-        self.format = BoxFormat(bounding_box_format, _size(bounding_box_format, image_size))
+        self.format = BoxFormat.of(bounding_box_format, image_size)
         self.on_bad_box = on_bad_box
         self.max_detections = checks.positive_integer("max_detections", max_detections)
         self.score_threshold = _share("score_threshold", score_threshold)
@@ -195,7 +194,8 @@ class Detection(Head):
             rows: List of dicts with `"boxes"`, `(objects, 4)`, and `"labels"`, `(objects,)`.
 
         Raises:
-            ValueError: If a row has not as many boxes as labels.
+            TypeError: If `rows` is one dict, or a row is none and not `None`.
+            ValueError: If a row has not as many boxes as labels, or not both.
         """
         return box_functions.padded(rows)
 
@@ -224,7 +224,12 @@ class Detection(Head):
 
         Returns:
             A float array, NaN for classes of which there is no object.
+
+        Raises:
+            ValueError: If `labels` or `predictions` are not those of one detection task.
         """
+        box_functions.check_parts("labels", labels, ("boxes", "labels"))
+        box_functions.check_parts("predictions", predictions, ("boxes",))
         served = predictions if "scores" in predictions else self._decode_in_turn(predictions)
         relative = self.format.to_relative(labels["boxes"])
         boxes, ids = box_functions.repair(relative, labels["labels"], self.on_bad_box)
@@ -274,21 +279,6 @@ def _maps(name: str, shapes: Any) -> dict[Any, Any]:
         )
     order = sorted(named, key=lambda key: -math.prod(tuple(named[key])[1:3]))
     return {key: named[key] for key in order}
-
-
-def _size(bounding_box_format: str, image_size: Any) -> tuple[int, int] | None:
-    if image_size is None:
-        if bounding_box_format.startswith("rel_"):
-            return None
-        raise ValueError(
-            f"`bounding_box_format='{bounding_box_format}'` is in pixels and needs `image_size`, "
-            "(height, width), received None. Give it, or use a relative format, 'rel_xyxy'."
-        )
-    height, width = image_size
-    return (
-        checks.positive_integer("image_size[0]", height),
-        checks.positive_integer("image_size[1]", width),
-    )
 
 
 def _share(argument: str, value: Any) -> float:

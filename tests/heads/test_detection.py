@@ -204,8 +204,42 @@ def test_encode_pads_and_marks_rows_without_a_label():
     np.testing.assert_array_equal(labels["boxes"][0], [[0, 0, 1, 1], [0, 0, 1, 2]])
     assert np.isnan(labels["boxes"][1]).all()
     np.testing.assert_array_equal(labels["boxes"][2], -1)
-    with pytest.raises(ValueError, match="Row 0 of `rows` must have a label for each box"):
-        Detection(3).encode([{"boxes": [[0, 0, 1, 1]], "labels": [1, 2]}])
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (
+            [{"boxes": [[0, 0, 1, 1]], "labels": [1, 2]}],
+            ValueError,
+            "Row 0 of `rows` must have a label for each box",
+        ),
+        (
+            [None, {"box": [[0, 0, 1, 1]], "labels": [1]}],
+            ValueError,
+            r"Row 1 of `rows` must be a dict .* received the keys \['box', 'labels'\]",
+        ),
+        (
+            {"boxes": [[0, 0, 1, 1]], "labels": [1]},
+            TypeError,
+            r"`rows` must be a list of .* received one dict with the keys \['boxes', 'labels'\]",
+        ),
+        ([np.nan], TypeError, "or None for a row without a label, received nan of type float"),
+    ],
+)
+def test_rows_that_cannot_be_encoded_are_refused(rows, error, message):
+    with pytest.raises(error, match=message):
+        Detection(3).encode(rows)
+
+
+def test_average_precision_of_whole_dicts_asks_for_the_task():
+    found = {"squares": {"boxes": np.zeros((8, 1, 4))}, "any": np.zeros((8, 2))}
+    with pytest.raises(ValueError, match=r"received the keys .* Give the .* `labels\['squares'\]`"):
+        HEAD.average_precision(Y, found)
+    with pytest.raises(ValueError, match=r"received the keys .* `predictions\['squares'\]`"):
+        HEAD.average_precision(Y["squares"], found)
+    with pytest.raises(ValueError, match=r"`labels` must be those of one .* received array\("):
+        HEAD.average_precision(np.zeros(3), found["squares"])
 
 
 # Filled squares are of class 1, their outlines of class 0.
@@ -467,6 +501,8 @@ def test_labels_of_another_form_are_refused(trained, labels, message):
         ({"bounding_box_format": "xyzw"}, ValueError, "`bounding_box_format` must be one of"),
         ({"bounding_box_format": "xyxy"}, ValueError, "needs `image_size`"),
         ({"image_size": (0, 3)}, ValueError, r"`image_size\[0\]` must be an integer >= 1"),
+        ({"image_size": 64}, TypeError, r"must be two integers, \(height, width\), received 64"),
+        ({"image_size": (64, 64, 3)}, ValueError, r"received \(64, 64, 3\).* Leave the channels"),
         ({"on_bad_box": "ignore"}, ValueError, "`on_bad_box` must be one of"),
         ({"max_detections": 1.5}, TypeError, "`max_detections` must be an integer >= 1"),
         ({"score_threshold": 2.0}, ValueError, "`score_threshold` must be a finite number"),
