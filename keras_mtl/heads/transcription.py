@@ -115,9 +115,15 @@ class Transcription(DenseHead):
             texts: List of strings, lists of tokens, or `None`.
 
         Raises:
+            TypeError: If `texts` is one string, or a row is no text and not `None`.
             ValueError: If a text has a token that is not in the vocabulary, or a row has no label
                 and `ignore_class` is `None`.
         """
+        if isinstance(texts, str):
+            raise TypeError(
+                f"`texts` must be a list of texts, one a row, received {checks.describe(texts)}. "
+                f"Write `[{texts!r}]`."
+            )
         if None in texts and self.ignore_class is None:
             row = list(texts).index(None)
             raise ValueError(f"Row {row} of `texts` is None, but the head has no `ignore_class`.")
@@ -130,6 +136,11 @@ class Transcription(DenseHead):
         return labels
 
     def _ids(self, row: int, text: Any) -> list[int]:
+        if not isinstance(text, Sequence | np.ndarray):
+            raise TypeError(
+                f"Row {row} of `texts` must be a string or a list of tokens, or None for a row "
+                f"without a text, received {checks.describe(text)}."
+            )
         spelt = list(text) if self._separator == "" else text
         tokens = spelt.split() if isinstance(spelt, str) else spelt
         unknown = [token for token in tokens if token not in self.vocabulary]
@@ -141,8 +152,18 @@ class Transcription(DenseHead):
         return [self.vocabulary.index(token) + 1 for token in tokens]
 
     def texts(self, ids: Any) -> list[str]:
-        """Returns the texts of labels, or of ids that were served, `(batch, length)`."""
-        tokens = [[self.vocabulary[i - 1] for i in row if i > 0] for row in np.asarray(ids)]
+        """Returns the texts of labels, or of ids that were served, `(batch, length)`.
+
+        Raises:
+            ValueError: If `ids` are no such ids, such as predictions before `decode`.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(
+                f"`ids` must be integers (batch, length), received shape {ids.shape}, dtype "
+                f"{ids.dtype}. Of predictions, write `texts(decode(predictions))`."
+            )
+        tokens = [[self.vocabulary[i - 1] for i in row if i > 0] for row in ids]
         return [self._separator.join(row) for row in tokens]
 
     def get_config(self) -> dict[str, Any]:

@@ -290,6 +290,26 @@ def test_rows_without_a_text_need_a_marker():
         Transcription("ab", ignore_class=None).encode(["ab", None])
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("ab", r"`texts` must be a list of texts, .* received 'ab' of type str. Write `\['ab'\]`"),
+        ([float("nan"), "a"], "Row 0 .* None for a row without a text, received nan of type float"),
+    ],
+)
+def test_what_is_no_text_is_refused(texts, message):
+    with pytest.raises(TypeError, match=message):
+        Transcription("ab").encode(texts)
+
+
+def test_texts_of_predictions_ask_to_decode_them():
+    predictions = np.eye(3)[[[0, 1, 2]]]
+    head = Transcription("ab")
+    assert head.texts(head.decode(predictions)) == ["ab"]
+    with pytest.raises(ValueError, match=r"received shape \(1, 3, 3\), .*texts\(decode\("):
+        head.texts(predictions)
+
+
 def test_config_round_trip_keeps_every_argument():
     head = Transcription(["yes", "no"], None, -100, upsampling=2, name="text")
     again = Transcription.from_config(head.get_config())
