@@ -36,7 +36,9 @@ def resolve_plans(
         head = head_of(outputs[name])
         found = given[name] if name in given else _default_loss(name, task, head)
         if found is not None:
-            plans[name] = _plan(name, task, head, found)
+            plan = plans[name] = _plan(name, task, head, found)
+            builtin = [plan.loss.loss.name] if plan.loss.is_builtin else []
+            _check_several("loss", name, outputs[name], builtin)
     if not plans:
         raise ValueError(f"`loss` must give one of the tasks {list(tasks)} a loss, received None.")
     for plan in plans.values():
@@ -80,6 +82,17 @@ def _default_loss(name: str, task: Any, head: Any) -> Any:
     return head.default_loss()
 
 
+def _check_several(argument: str, task: str, outputs: Any, builtin: list[str]) -> None:
+    """Refuses losses and metrics of Keras, which read one output, for a task with several."""
+    if builtin and isinstance(outputs, Mapping):
+        kind = "Loss" if argument == "loss" else "Metric"
+        raise ValueError(
+            f"`{argument}` of task '{task}' must read a dict of its outputs {list(outputs)}, "
+            f"received {builtin} of Keras, which read one tensor. Leave '{task}' out to take its "
+            f"head's, or give a `keras.{kind}` of your own."
+        )
+
+
 def _plan(name: str, task: Any, head: Any, identifier: Any) -> TaskPlan:
     loss = TaskLoss(name, resolve_loss(name, identifier))
     marker = getattr(head, "ignore_class", None)
@@ -107,6 +120,8 @@ def resolve_metrics(
     for name in plans:
         own = task_metrics.resolve(name, plain[name])
         with_weights = task_metrics.resolve(name, weighted.get(name))
+        builtin = [x.name for x in (*own, *with_weights) if task_metrics.is_builtin(x)]
+        _check_several("metrics", name, outputs[name], builtin)
         found[name] = [
             TaskMetric(
                 f"{name}_{metric.name}",

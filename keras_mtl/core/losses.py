@@ -117,6 +117,12 @@ def function_of(measure: Any) -> Any:
     return measure._fn if getattr(kind, "update_state", None) is _METRIC_UPDATE else None
 
 
+def is_of_keras(measure: Any) -> bool:
+    """Whether a loss or metric is one of Keras' own, which read one tensor of labels."""
+    made_by = function_of(measure) or type(measure)
+    return made_by is crossentropy or made_by.__module__.startswith("keras.src.")
+
+
 class TaskLoss:
     """Sums one task's loss over the labelled elements of a batch.
 
@@ -157,8 +163,7 @@ class TaskLoss:
     @property
     def is_builtin(self) -> bool:
         """Whether the loss is one of Keras' own, which read one array of labels."""
-        made_by = self.function or type(self.loss)
-        return made_by is crossentropy or made_by.__module__.startswith("keras.src.")
+        return is_of_keras(self.loss)
 
     @property
     def is_known_by_row(self) -> bool:

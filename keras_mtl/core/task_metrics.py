@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_mtl.core import checks
 from keras_mtl.core.by_shape import ACCURACY
 from keras_mtl.core.labels import Elements, fit
-from keras_mtl.core.losses import ELEMENTWISE, crossentropy, function_of
+from keras_mtl.core.losses import ELEMENTWISE, crossentropy, function_of, is_of_keras
 
 _ELEMENTWISE_METRICS = (*ELEMENTWISE, keras.metrics.binary_accuracy)
 
@@ -56,6 +56,11 @@ def _resolve_one(task: str, identifier: Any) -> Any:
     if isinstance(identifier, str):
         metric.name = identifier
     return metric
+
+
+def is_builtin(metric: Any) -> bool:
+    """Whether the metric is one of Keras' own, which read one tensor of labels."""
+    return function_of(metric) is accuracy or is_of_keras(metric)
 
 
 # Which model each metric object counts for: the state of one object cannot serve two.

@@ -169,6 +169,19 @@ def test_a_head_of_two_tensors_has_one_loss_and_labels_in_a_dict():
         logs_of(model, BOXES["boxes"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": {"age": "mse"}}, r"`loss` of task 'age' .* received \['mean_squared_error'\]"),
+        ({"metrics": {"age": ["accuracy"]}}, r"\['boxes', 'score'\], received \['accuracy'\]"),
+        ({"weighted_metrics": {"age": keras.metrics.AUC(name="auc")}}, r"received \['auc'\]"),
+    ],
+)
+def test_what_reads_one_tensor_is_refused_for_a_head_of_two(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(Detection(), **arguments)
+
+
 def test_rows_of_a_dict_count_where_all_its_labels_are_there():
     y = {name: labels.copy() for name, labels in BOXES.items()}
     y["boxes"][0, 2] = y["score"][4] = np.nan
