@@ -85,9 +85,7 @@ class Feed:
 
     def _check_scalar_loss(self, plan: TaskPlan, labels: Any) -> None:
         shape = self._shapes[plan.name]
-        if plan.loss.is_known_by_row or isinstance(shape, Mapping):
-            return
-        if isinstance(labels, Mapping | tf.RaggedTensor | tf.SparseTensor):
+        if plan.loss.is_known_by_row or isinstance(shape, Mapping) or isinstance(labels, Mapping):
             return
         labels, mask = split_missing(labels, plan.ignore_class)
         if mask is not None and not bool(tf.reduce_all(mask)):

@@ -39,7 +39,7 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
 
     Args:
         plan: The task.
-        labels: Tensor or array of labels; dicts, ragged and sparse labels are left to the loss.
+        labels: Tensor or array of labels; dicts of which the loss declares no keys are left to it.
         prediction_shape: Shape tuple of the task's predictions, or a dict of them.
 
     Raises:
@@ -55,10 +55,9 @@ def check(plan: TaskPlan, labels: Any, prediction_shape: Any) -> None:
         parts = label_tensors.read_parts(plan.name, declares.parts, labels)
         _check_faults(plan, parts, prediction_shape)
         return
-    left_to_loss = Mapping | tf.RaggedTensor | tf.SparseTensor
-    if isinstance(labels, left_to_loss) or not _is_shape(prediction_shape):
+    if isinstance(labels, Mapping) or not _is_shape(prediction_shape):
         return
-    labels = label_tensors.read(plan.name, labels)
+    labels = label_tensors.read(plan.name, labels, plan.ignore_class)
     _check_faults(plan, labels, tuple(prediction_shape))
     plan = replace(plan, loss=plan.loss.for_shapes(labels.shape, prediction_shape))
     if not (plan.is_sparse or plan.loss.elementwise or plan.loss.by_row):

@@ -6,16 +6,17 @@ from typing import Any
 import tensorflow as tf
 
 
-def read(task: str, labels: Any) -> Any:
+def read(task: str, labels: Any, ignore_class: int | None = None) -> Any:
     """Returns a task's labels as a tensor of numbers.
 
     Args:
         task: String. The task's name.
         labels: Array or tensor.
+        ignore_class: Optional integer that marks missing labels.
 
     Raises:
         TypeError: If there are none, or if they are a list.
-        ValueError: If they do not hold numbers.
+        ValueError: If they are ragged or sparse, or do not hold numbers.
     """
     argument = f"`y['{task}']`"
     if labels is None or isinstance(labels, list | tuple):
@@ -25,6 +26,7 @@ def read(task: str, labels: Any) -> Any:
             else "Write `np.array(...)`."
         )
         raise TypeError(f"{argument} must be an array, received {type(labels).__name__}. {advice}")
+    _check_dense(argument, labels, ignore_class or 0, "float('nan')")
     advice = "Missing labels are NaN where float, the head's `ignore_class` in class ids."
     tensor = _convert(argument, labels, f" {advice}")
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
@@ -55,12 +57,17 @@ def read_parts(task: str, parts: Sequence[str], labels: Any) -> dict[str, Any]:
 
 
 def _read_part(argument: str, values: Any) -> Any:
-    if isinstance(values, tf.RaggedTensor | tf.SparseTensor):
-        raise ValueError(
-            f"{argument} must be dense, received {type(values).__name__}. Pad it with -1: "
-            "`.to_tensor(-1)` on it, or `padded_batch` on a data set."
-        )
+    _check_dense(argument, values, -1, "-1")
     return _convert(argument, values)
+
+
+def _check_dense(argument: str, values: Any, filler: int, filler_of_floats: str) -> None:
+    if isinstance(values, tf.RaggedTensor | tf.SparseTensor):
+        text = filler_of_floats if values.dtype.is_floating else str(filler)
+        raise ValueError(
+            f"{argument} must be dense, received {type(values).__name__}. Pad it with {text}: "
+            f"`.to_tensor({text})` on it, or `padded_batch` on a data set."
+        )
 
 
 def _convert(argument: str, values: Any, advice: str = "") -> Any:

@@ -127,6 +127,18 @@ def test_rows_of_a_tag_out_of_range_are_refused():
         build(Tagging(5)).fit(TOKENS, labels(np.where(TAGS == 4, 5, TAGS)), verbose=0)
 
 
+@pytest.mark.parametrize(("kind", "filler"), [("int32", "-100"), ("float32", r"float\('nan'\)")])
+def test_ragged_tags_are_to_be_padded(kind, filler):
+    ragged = tf.ragged.constant([[1], [0, 1], [2], [3]], dtype=kind)
+    message = rf"`y\['slots'\]` must be dense, received RaggedTensor. .*`.to_tensor\({filler}\)`"
+    model = build(Tagging(5, ignore_class=-100))
+    with pytest.raises(ValueError, match=message):
+        model.fit(TOKENS, labels(ragged), verbose=0)
+    data = tf.data.Dataset.from_tensor_slices((TOKENS, labels(ragged))).batch(2)
+    with pytest.raises(ValueError, match=message):
+        model.fit(data, verbose=0)
+
+
 @pytest.mark.parametrize("steps", [4, 1])
 @pytest.mark.parametrize("crf", [False, True])
 def test_tags_that_do_not_match_the_tokens_are_refused(crf, steps):
