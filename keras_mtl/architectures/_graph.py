@@ -225,8 +225,12 @@ def _call(layer: keras.layers.Layer, features: Any, what: str, advice: str, **kw
         return layer(features, **kwargs)
     except Exception as error:
         shapes = keras.tree.map_structure(lambda x: str(tuple(x.shape)), features)
+        if isinstance(features, Mapping):
+            advice += " Several features come in a dict by name."
+        # A `KeyError` says no more than its key.
+        reason = repr(error) if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{what} cannot take features of shape {shapes}. {advice} Reason: {error}"
+            f"{what} cannot take features of shape {shapes}. {advice} Reason: {reason}"
         ) from error
 
 

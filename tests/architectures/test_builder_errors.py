@@ -140,6 +140,13 @@ def test_a_tower_that_cannot_take_the_features_names_its_task():
         build(tasks)
 
 
+def test_a_tower_for_a_list_of_features_hears_of_the_dict():
+    tower = keras.layers.Concatenate()
+    tasks = {"a": Task(Regression(), features=["small", "large"], tower=tower)}
+    with pytest.raises(ValueError, match=r"features come in a dict by name. Reason: KeyError\(0\)"):
+        build(tasks, two_outputs(dict))
+
+
 def test_a_head_that_cannot_be_rebuilt_is_named():
     head = keras.layers.Lambda(lambda x: x, name="odd")
     with pytest.raises(ValueError, match="Layer 'odd' of type Lambda cannot be rebuilt"):
