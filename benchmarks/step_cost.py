@@ -9,6 +9,7 @@ alone gets.
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --tasks 4 --methods plain uncertainty mgda:features
     python benchmarks/step_cost.py --methods mgda:parameters:4
+    python benchmarks/step_cost.py --network mlp --batch 32 --tasks 2 8 --methods mgda:parameters
     python benchmarks/step_cost.py --solvers --tasks 2 8 64
 
 A balancing is named with its scope and, as the third part, `refresh_every`. `--solvers` times the
@@ -67,23 +68,23 @@ def build(cls: type, network: str, num_tasks: int, **roles: object) -> keras.Mod
     return cls(inputs, outputs, **roles)
 
 
-def batches(num_tasks: int) -> Iterator:
+def batches(num_tasks: int, batch: int) -> Iterator:
     """Returns an endless iterator over one batch, so that the input costs nothing."""
     random = np.random.default_rng(0)
-    images = random.random((BATCH, 28, 28, 1), "float32")
-    labels = {f"task{i}": random.integers(0, CLASSES, BATCH) for i in range(num_tasks)}
+    images = random.random((batch, 28, 28, 1), "float32")
+    labels = {f"task{i}": random.integers(0, CLASSES, batch) for i in range(num_tasks)}
     return iter(tf.data.Dataset.from_tensors((images, labels)).cache().repeat().prefetch(4))
 
 
 def stepper(
-    model: keras.Model, num_tasks: int, *, jit_compile: bool, **methods: object
+    model: keras.Model, num_tasks: int, batch: int = BATCH, *, jit_compile: bool, **methods: object
 ) -> Callable:
     """Compiles the model and returns a function that runs a number of steps."""
     losses = {f"task{i}": "sparse_categorical_crossentropy" for i in range(num_tasks)}
     metrics = dict.fromkeys(losses, "sparse_categorical_accuracy")
     optimizer = keras.optimizers.Adam(1e-4)
     model.compile(optimizer, loss=losses, metrics=metrics, jit_compile=jit_compile, **methods)
-    return runner(model, batches(num_tasks))
+    return runner(model, batches(num_tasks, batch))
 
 
 def runner(model: keras.Model, iterator: Iterator) -> Callable[[int], float]:
@@ -120,18 +121,26 @@ def roles_for(arguments: dict[str, object], num_tasks: int) -> dict[str, object]
 
 
 def measure(
-    network: str, num_tasks: int, methods: list[str], pairs: int, steps: int, *, jit_compile: bool
+    network: str,
+    num_tasks: int,
+    methods: list[str],
+    pairs: int,
+    steps: int,
+    *,
+    batch: int = BATCH,
+    jit_compile: bool,
 ) -> dict[str, list[float]]:
     """Returns the ratios to plain Keras, a list of pairs for each method."""
-    plain = stepper(build(keras.Model, network, num_tasks), num_tasks, jit_compile=jit_compile)
-    print(f"\n{network}, {num_tasks} tasks, batch {BATCH}: ", end="", flush=True)
+    model = build(keras.Model, network, num_tasks)
+    plain = stepper(model, num_tasks, batch, jit_compile=jit_compile)
+    print(f"\n{network}, {num_tasks} tasks, batch {batch}: ", end="", flush=True)
     print(f"plain Keras {1000 * plain(20) / 20:.1f} ms a step", flush=True)
     found = {}
     for method in methods:
         cls = keras.Model if method == PLAIN else keras_mtl.MultiTaskModel
         arguments = {} if method == PLAIN else parse_method(method)
         model = build(cls, network, num_tasks, **roles_for(arguments, num_tasks))
-        own = stepper(model, num_tasks, jit_compile=jit_compile, **arguments)
+        own = stepper(model, num_tasks, batch, jit_compile=jit_compile, **arguments)
         found[method] = ratios = paired_ratios(own, plain, pairs, steps)
         low, high = median_interval(ratios)
         bound = limit(method, num_tasks)
@@ -213,6 +222,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=all_methods())
     parser.add_argument("--pairs", type=int, default=200, help="pairs a method (at least 2)")
     parser.add_argument("--steps", type=int, default=3, help="steps a block")
+    parser.add_argument("--batch", type=int, default=BATCH, help="rows of a batch")
     parser.add_argument("--jit-compile", action="store_true")
     parser.add_argument("--solvers", action="store_true", help="time the solvers alone")
     args = parser.parse_args()
@@ -229,6 +239,7 @@ def main() -> None:
             args.methods,
             args.pairs,
             args.steps,
+            batch=args.batch,
             jit_compile=args.jit_compile,
         )
 
