@@ -110,8 +110,7 @@ def test_inner_products_and_sums_are_those_of_the_gradients(bias, shape):
 @pytest.mark.parametrize(
     "method",
     [
-        # One by its weights alone, one by chance too.
-        name if name in ("cagrad", "pcgrad") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "pcgrad" else pytest.param(name, marks=pytest.mark.slow)
         for name in GRAMIAN_METHODS
     ],
 )
@@ -119,6 +118,7 @@ def test_training_is_that_by_gradients(method, monkeypatch):
     assert_alike(*both_ways(monkeypatch, lambda: trained(method)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -135,11 +135,13 @@ def test_training_is_that_by_gradients_whatever_else_is_asked_for(arguments, mon
     assert_alike(*both_ways(monkeypatch, lambda: trained("upgrad", **arguments)))
 
 
+@pytest.mark.slow
 def test_weights_are_reused_in_between(monkeypatch):
     make = lambda: trained(balancing.MGDA(refresh_every=2))  # noqa: E731
     assert_alike(*both_ways(monkeypatch, make))
 
 
+@pytest.mark.slow
 def test_half_precision_with_its_loss_scale_is_that_by_gradients(monkeypatch):
     monkeypatch.setattr(keras.config, "dtype_policy", keras.config.dtype_policy)
     keras.config.set_dtype_policy("mixed_float16")
@@ -151,6 +153,7 @@ def test_half_precision_with_its_loss_scale_is_that_by_gradients(monkeypatch):
         np.testing.assert_allclose(value, expected, rtol=2e-2, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_a_strategy_takes_the_gradients_of_all_replicas(small):
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         distributed = trained("upgrad", model=build())
@@ -186,6 +189,7 @@ def test_layers_are_found_in_nested_models_and_left_as_they_were(small):
     assert not any("call" in vars(layer) for layer in model._flatten_layers())
 
 
+@pytest.mark.slow
 def test_layers_are_left_as_they_were_after_an_error(small):
     model = build()
     model.compile("sgd", loss="mse", gradient_balancing="upgrad", run_eagerly=True)
@@ -303,6 +307,7 @@ def test_steps_of_a_sequence_are_rows(monkeypatch):
     assert_alike(*both_ways(monkeypatch, make))
 
 
+@pytest.mark.slow
 def test_tasks_that_do_not_read_a_layer_have_no_part_in_it(monkeypatch):
     def make():
         keras.utils.set_random_seed(0)
