@@ -110,4 +110,4 @@ class LossWeightSchedule(TaskCallback):
     def _checked(argument: str, value: Any) -> float:
         # As a number, an error shows it better than as a tensor.
         value = float(value) if keras.ops.is_tensor(value) else value
-        return checks.finite_weight(argument, value)
+        return checks.loss_weight(argument, value)

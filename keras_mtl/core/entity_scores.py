@@ -28,6 +28,12 @@ class EntityScore(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         expected, y_pred = ops.cast(y_true, "int32"), ops.convert_to_tensor(y_pred)
+        if len(y_pred.shape) != 3 or y_pred.shape[-1] != len(self.tags):
+            raise ValueError(
+                f"{type(self).__name__} '{self.name}' has {len(self.tags)} tags and needs scores "
+                f"of them, of shape (batch, steps, {len(self.tags)}), received "
+                f"{tuple(y_pred.shape)}. Give it the tags of the head."
+            )
         if len(expected.shape) == len(y_pred.shape):
             expected = ops.squeeze(expected, axis=-1)
         found = ops.cast(ops.argmax(y_pred, axis=-1), "int32")

@@ -138,3 +138,10 @@ def test_counting_is_the_same_when_compiled_by_xla():
 def test_tags_that_cannot_be_are_refused(tags, error, message):
     with pytest.raises(error, match=message):
         EntityRecall(tags)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3), (2, 4, 6), (2, 5)])
+def test_scores_of_other_tags_are_refused(shape):
+    metric = EntityF1(["O", "B-LOC", "I-LOC", "B-PER", "I-PER"])
+    with pytest.raises(ValueError, match=r"has 5 tags .*\(batch, steps, 5\), received \(2, "):
+        metric.update_state(np.zeros(shape[:2], int), np.zeros(shape))
