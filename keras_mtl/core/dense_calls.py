@@ -46,16 +46,21 @@ class DenseCall(NamedTuple):
         """Returns the inner products of the gradients of several tasks, without forming them.
 
         The gradient of task k is A'D_k for inputs A and derivatives D_k, and so an inner product
-        is the sum of the elements of (A A') * (D_k D_l'); the bias is an input of 1.
+        is the sum of the elements of (A A') * (D_k D_l'); the bias is an input of 1. In float64:
+        where the gradients of rows cancel, these products are much larger than their sum.
 
         Args:
             backs: Tensor `(num_tasks, rows, units)`.
+
+        Returns:
+            A tensor `(num_tasks, num_tasks)`, in the dtype of `backs`.
         """
-        read = tf.cast(self.read, backs.dtype)
+        dtype = backs.dtype
+        read, backs = tf.cast(self.read, tf.float64), tf.cast(backs, tf.float64)
         alike = tf.matmul(read, read, transpose_b=True) + (1.0 if self.layer.use_bias else 0.0)
         flat = tf.reshape(backs, (backs.shape[0], -1))
         mixed = tf.reshape(tf.matmul(alike[tf.newaxis], backs), tf.shape(flat))
-        return tf.matmul(flat, mixed, transpose_b=True)
+        return tf.cast(tf.matmul(flat, mixed, transpose_b=True), dtype)
 
 
 class DenseCalls:
@@ -102,11 +107,14 @@ def worth_noting(model: Any, shared: Sequence[Any]) -> list[Any]:
     """Returns the dense layers with large gradients that are all there is to their variables.
 
     They are nodes of the functional graph, called once, and no other node reads their variables.
+    None with a GPU, on which whole passes are fast and products in float64 need not be.
 
     Args:
         model: A functional model.
         shared: List of the variables whose gradients are balanced.
     """
+    if tf.config.list_logical_devices("GPU"):
+        return []
     nodes = list(_leaves(nodes_in_order(model)))
     read = collections.Counter(id(variable) for node in nodes for variable in _read_by(node))
     known = {id(variable) for variable in shared}
@@ -158,12 +166,12 @@ def are_cheaper(calls: Sequence[DenseCall], num_tasks: int) -> Any:
     """Returns whether inner products cost less from the calls than from the gradients.
 
     A gradient takes rows * inputs * units multiplications for each task; an inner product takes
-    rows^2 * units for each task, and rows^2 * inputs once.
+    rows^2 * units for each task, and rows^2 * inputs once, in float64 at about four times the cost.
     """
     from_calls = from_gradients = 0.0
     for call in calls:
         rows = tf.cast(tf.shape(call.read)[0], tf.float32)
         inputs, units = call.layer.kernel.shape
         from_gradients += rows * (inputs * units)
-        from_calls += rows * rows * (units + inputs / num_tasks)
+        from_calls += 4.0 * rows * rows * (units + inputs / num_tasks)
     return from_calls < from_gradients
