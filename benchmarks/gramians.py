@@ -13,12 +13,13 @@ the plain sum of losses, interleaved in one process; all give the same numbers:
   a layer's inputs A and a task's D_k = dL_k / dZ, its gradient is A'D_k, so that an inner product
   is sum((A A' + 1) * (D_k D_l')), in which 1 is the bias; the sum is A' sum_k w_k D_k.
 
-`keras_mtl` does the last where it is cheaper, in float64 (`core/activations_pass.py`; here all is in
-float32). It takes batch^2 * width multiplications where the gradients take batch * width^2; for convolutions it would take those of
-batch * positions rows. The column `(1 + 2K) / 3` is what K whole passes cost by count: one forward
-pass and two halves of a backward pass a task, over the three of a plain step. Goodfellow 2015,
-arXiv:1510.01799, takes the norms of the gradients of single examples so; here tasks stand in the
-place of examples, and the rows of the batch add up.
+`keras_mtl` does the last where it is cheaper (`core/activations_pass.py`), and in float64, where
+all is in float32 here. It takes batch^2 * width multiplications where the gradients take
+batch * width^2; for convolutions it would take those of batch * positions rows. The column
+`(1 + 2K) / 3` is what K whole passes cost by count: one forward pass and two halves of a backward
+pass a task, over the three of a plain step. Goodfellow 2015, arXiv:1510.01799, takes the norms of
+the gradients of single examples so; here tasks stand in the place of examples, and the rows of the
+batch add up.
 """
 
 import argparse
