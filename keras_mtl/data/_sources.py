@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from keras_mtl.core import checks
+from keras_mtl.data import _specs
 from keras_mtl.data._markers import check_fillable, check_paddable, markers_of, missing_to_the_end
 
 _CHUNK = 32  # rows that are filled at once
-_SMALL = 2**16  # bytes
 
 
 class Source(NamedTuple):
@@ -100,14 +99,14 @@ class Sources:
     @property
     def _vary(self) -> bool:
         specs = tf.nest.flatten([source.dataset.element_spec for source in self._sources])
-        return any(_varies(spec) for spec in specs)
+        return any(_specs.varies(spec) for spec in specs)
 
     def _filled(self, source: Source, *, endless: bool) -> tf.data.Dataset:
         # Repeated first: where a batch ends a pass, a checkpoint loses the state of a shuffle.
         rows = source.dataset.repeat() if endless else source.dataset
         if isinstance(rows.element_spec[1], Mapping) and not self._absent(source):
             return rows
-        if not _is_small(rows.element_spec):
+        if not _specs.is_small(rows.element_spec):
             return rows.map(self._fill(source, many=False))
         # Calling a function costs more than copying a small row twice.
         chunks = rows.batch(_CHUNK, drop_remainder=endless)
@@ -141,7 +140,7 @@ class Sources:
     def _length(self, task: str, spec: Any, axis: int, shapes: list[Any]) -> Any:
         """Returns how long a missing label is along an axis of no fixed length."""
         # Inputs that are open along the same axes come first: a tag a word, a class a pixel.
-        places = [place for place, axes in enumerate(self._open) if axes == _open_axes(spec)]
+        places = [place for place, axes in enumerate(self._open) if axes == _specs.open_axes(spec)]
         same = [
             tf.debugging.assert_equal(
                 shapes[place][axis],
@@ -172,7 +171,7 @@ class Sources:
         def padding(task: str, spec: Any, marker: Any) -> Any:
             if task in self._paddings:
                 return tf.cast(self._paddings[task], spec.dtype)
-            if _varies(spec):
+            if _specs.varies(spec):
                 check_paddable(task, spec, marker)
             return tf.constant(marker, spec.dtype) if marker is not None else None
 
@@ -206,28 +205,29 @@ def _source(name: str, dataset: Any) -> Source:
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise ValueError(
             f"`datasets['{name}']` must have elements `(x, label)` or `(x, {{task: label}})`, "
-            f"received {_text(spec)}. Map it: `dataset.map(lambda row: (x, y))`."
+            f"received {_specs.text(spec)}. Map it: `dataset.map(lambda row: (x, y))`."
         )
-    if any(_is_slice_of_ragged(part) for part in tf.nest.flatten(spec)):
+    if any(_specs.is_slice_of_ragged(part) for part in tf.nest.flatten(spec)):
         dataset = dataset.map(lambda x, y: (x, y))
         spec = dataset.element_spec
     labels = dict(spec[1]) if isinstance(spec[1], Mapping) else {name: spec[1]}
     checks.task_names(labels)
-    if not all(_is_dense(part) for part in tf.nest.flatten(spec)):
+    if not all(_specs.is_dense(part) for part in tf.nest.flatten(spec)):
         raise ValueError(
             f"`datasets['{name}']` must have dense tensors of known rank in its elements, received "
-            f"{_text(spec)}. Rows of different length are padded: give ragged ones by "
+            f"{_specs.text(spec)}. Rows of different length are padded: give ragged ones by "
             "`.to_tensor()`, and generators an `output_signature`."
         )
     return Source(name, dataset, spec[0], labels)
 
 
 def _check_inputs(first: Source, other: Source) -> None:
-    if not _alike(first.inputs, other.inputs):
+    if not _specs.alike(first.inputs, other.inputs):
         raise ValueError(
             f"`datasets['{other.name}']` must have the same inputs as `datasets['{first.name}']`, "
-            f"so that rows of both go into one batch. Expected {_text(first.inputs)}, received "
-            f"{_text(other.inputs)}. Map the data sets to one structure, dtype and shape."
+            f"so that rows of both go into one batch. Expected {_specs.text(first.inputs)}, "
+            f"received {_specs.text(other.inputs)}. Map the data sets to one structure, dtype and "
+            "shape."
         )
 
 
@@ -238,64 +238,19 @@ def _merged_labels(sources: list[Source]) -> dict[str, Any]:
         for task, spec in source.labels.items():
             if task not in merged:
                 merged[task], first[task] = spec, source.name
-            elif _alike(merged[task], spec):
-                merged[task] = tf.nest.map_structure(_narrowed, merged[task], spec)
+            elif _specs.alike(merged[task], spec):
+                merged[task] = tf.nest.map_structure(_specs.narrowed, merged[task], spec)
             else:
                 raise ValueError(
                     f"The labels of task '{task}' must be alike in all data sets. Expected "
-                    f"{_text(merged[task])}, as in `datasets['{first[task]}']`, received "
-                    f"{_text(spec)} in `datasets['{source.name}']`. Map them to one dtype and "
-                    "shape, or give the tasks different names."
+                    f"{_specs.text(merged[task])}, as in `datasets['{first[task]}']`, received "
+                    f"{_specs.text(spec)} in `datasets['{source.name}']`. Map them to one dtype "
+                    "and shape, or give the tasks different names."
                 )
     return merged
-
-
-def _alike(first: Any, other: Any) -> bool:
-    try:
-        tf.nest.assert_same_structure(first, other)
-    except (TypeError, ValueError):
-        return False
-    pairs = zip(tf.nest.flatten(first), tf.nest.flatten(other), strict=True)
-    return all(a.is_compatible_with(b) for a, b in pairs)
-
-
-def _narrowed(first: Any, other: Any) -> Any:
-    return tf.TensorSpec(first.shape.merge_with(other.shape), first.dtype)
 
 
 def _open_in_inputs(inputs: list[Any]) -> list[set[int]]:
     """Returns, for each part of the inputs, the axes that have no fixed length in some data set."""
     parts = zip(*map(tf.nest.flatten, inputs), strict=True)
-    return [set().union(*map(_open_axes, specs)) for specs in parts]
-
-
-def _open_axes(spec: Any) -> set[int]:
-    return {axis for axis, length in enumerate(spec.shape) if length is None}
-
-
-def _is_dense(spec: Any) -> bool:
-    return isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None
-
-
-def _is_slice_of_ragged(spec: Any) -> bool:
-    """Whether it is a tensor that its spec calls ragged: a row of a ragged tensor."""
-    return isinstance(spec, tf.RaggedTensorSpec) and spec.ragged_rank == 0
-
-
-def _varies(spec: tf.TensorSpec) -> bool:
-    return not spec.shape.is_fully_defined()
-
-
-def _is_small(specs: Any) -> bool:
-    """Whether a row has a fixed shape, and few bytes."""
-    flat = tf.nest.flatten(specs)
-    if any(_varies(spec) for spec in flat):
-        return False
-    return sum(spec.shape.num_elements() * spec.dtype.size for spec in flat) <= _SMALL
-
-
-def _text(spec: Any) -> str:
-    def leaf(part: Any) -> str:
-        return f"{part.dtype.name}{part.shape}" if hasattr(part, "dtype") else str(part)
-
-    return str(keras.tree.map_structure(leaf, spec)).replace("'", "")
+    return [set().union(*map(_specs.open_axes, specs)) for specs in parts]

@@ -21,7 +21,7 @@ def datasets():
 @pytest.mark.parametrize("small", [2**16, 0])
 def test_every_row_comes_once_and_in_order(small, monkeypatch):
     # Large rows are filled one by one.
-    monkeypatch.setattr("keras_mtl.data._sources._SMALL", small)
+    monkeypatch.setattr("keras_mtl.data._specs._SMALL", small)
     batches = concatenate(datasets(), batch_size=10)
     read = list(batches.as_numpy_iterator())
     assert [len(x) for x, _ in read] == [10] * 7 + [5]

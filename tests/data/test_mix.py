@@ -127,7 +127,7 @@ def test_a_data_set_of_weight_0_never_comes():
 @pytest.mark.parametrize(("by", "small"), [("row", 2**16), ("row", 0), ("batch", 2**16)])
 def test_a_row_keeps_its_input_and_labels_and_misses_the_others(by, small, monkeypatch):
     # Large rows are filled one by one.
-    monkeypatch.setattr("keras_mtl.data._sources._SMALL", small)
+    monkeypatch.setattr("keras_mtl.data._specs._SMALL", small)
     mixture = two(by=by, steps_per_epoch=30)
     x, y = gather(mixture)
     from_age = x < 1000
