@@ -23,16 +23,16 @@ class ActivationsPass(ParametersPass):
     layers: Sequence[Any] = ()
 
     def __enter__(self) -> "ActivationsPass":
-        self._noted = DenseCalls(self.layers)
-        self._noted.__enter__()
+        self._calls = DenseCalls(self.layers)
+        self._calls.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._noted.__exit__(*error)
+        self._calls.__exit__(*error)
 
     def gradients(self, terms: Terms) -> list[Any]:
-        calls = self._noted.noted()
+        calls = self._calls.noted
         if not calls:
             return super().gradients(terms)
         cheaper = are_cheaper(calls, len(terms.totals))

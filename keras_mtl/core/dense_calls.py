@@ -66,13 +66,15 @@ class DenseCall(NamedTuple):
 class DenseCalls:
     """Notes the calls of dense layers, as a context around a forward pass.
 
+    `noted` holds them: none under a strategy, where gradients are those of all replicas.
+
     Args:
         layers: List of `keras.layers.Dense`.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = list(layers)
-        self._calls: list[DenseCall] = []
+        self.noted: list[DenseCall] = []
 
     def __enter__(self) -> "DenseCalls":
         # Replicas trace in turns, and share the layers.
@@ -93,14 +95,10 @@ class DenseCalls:
             if layer.bias is not None:
                 given = ops.add(given, layer.bias)
             read = tf.reshape(inputs, (-1, inputs.shape[-1]))
-            self._calls.append(DenseCall(layer, read, given))
+            self.noted.append(DenseCall(layer, read, given))
             return given if layer.activation is None else layer.activation(given)
 
         return call
-
-    def noted(self) -> list[DenseCall]:
-        """Returns the calls; none under a strategy, where gradients are those of all replicas."""
-        return self._calls
 
 
 def worth_noting(model: Any, shared: Sequence[Any]) -> list[Any]:
