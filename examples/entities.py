@@ -142,16 +142,13 @@ def train(corpus, steps, epochs, seed, title, baselines=None):
     model.compile(keras.optimizers.Adam(rate, clipnorm=5.0), baselines=baselines)
     # With several tasks, by the mean gain over the single-task models.
     monitor = "val_delta_m" if baselines else f"val_{corpus.tasks[0]}_f1"
-    best = keras.callbacks.EarlyStopping(
-        monitor, mode="max", patience=epochs, restore_best_weights=True
-    )
     history, minutes = comparison.fit(
         model,
         batches,
         title=f"{title}: {', '.join(corpus.tasks)}",
         validation_data=corpus.batches("validation"),
         epochs=epochs,
-        callbacks=[best],
+        callbacks=[comparison.keep_best(monitor, epochs)],
     )
     return model, history, minutes
 
