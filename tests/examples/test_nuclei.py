@@ -88,8 +88,13 @@ def test_split_holds_each_kind_in_proportion_and_each_image_once(nuclei):
         "validation": 12,
         "test": 12,
     }
-    other = nuclei.split_rows(kinds, seed=4)
-    assert set(rows["test"]) != set(other["test"])
+
+
+def test_seeds_share_their_test_images_and_nothing_else(nuclei):
+    kinds = np.array(["stained"] * 10 + ["fluorescence"] * 50)
+    one, other = (nuclei.split_rows(kinds, seed=seed) for seed in (3, 4))
+    assert set(one["test"]) == set(other["test"])
+    assert set(one["validation"]) != set(other["validation"])
 
 
 def test_kind_with_too_few_images_is_named_with_its_rows(nuclei):
