@@ -2,11 +2,12 @@
 
     python benchmarks/memory.py --tasks 2 4 8
     python benchmarks/memory.py --tasks 4 --methods mgda:parameters moco:parameters
-    python benchmarks/memory.py --tasks 4 --width 1024 --layers 32
+    python benchmarks/memory.py --tasks 4 --width 1024 --layers 32 --batch 512
 
 Each method takes a few steps on a wide network in a process of its own; the peak of the resident
 memory is compared with that of plain Keras. Printed is the difference, divided by the size of one
-gradient of the shared variables. Methods are named as in `step_cost.py`.
+gradient of the shared variables. With many rows in a batch no method goes by activations. Methods
+are named as in `step_cost.py`.
 """
 
 import argparse
@@ -21,8 +22,6 @@ import keras
 import step_cost
 
 import keras_mtl
-
-BATCH = 32
 
 
 def gradient_mb(width: int, layers: int) -> float:
@@ -39,7 +38,7 @@ def build(cls: type, num_tasks: int, width: int, layers: int, **roles: object) -
     return cls(inputs, outputs, **roles)
 
 
-def train(method: str, num_tasks: int, width: int, layers: int) -> None:
+def train(method: str, num_tasks: int, width: int, layers: int, batch: int) -> None:
     """Takes three steps and prints the peak of the resident memory in MB."""
     plain = method == step_cost.PLAIN
     arguments = {} if plain else step_cost.parse_method(method)
@@ -48,16 +47,16 @@ def train(method: str, num_tasks: int, width: int, layers: int) -> None:
     # Plain descent: an optimizer with slots would hide the gradients behind its own memory.
     losses = {f"task{i}": "mse" for i in range(num_tasks)}
     model.compile(keras.optimizers.SGD(1e-4), losses, **arguments)
-    x = keras.random.normal((BATCH, width), seed=0)
-    y = {f"task{i}": keras.random.normal((BATCH, 1), seed=1) for i in range(num_tasks)}
+    x = keras.random.normal((batch, width), seed=0)
+    y = {f"task{i}": keras.random.normal((batch, 1), seed=1) for i in range(num_tasks)}
     for _ in range(3):
         model.train_on_batch(x, y)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 
-def peak(method: str, num_tasks: int, width: int, layers: int) -> float:
+def peak(method: str, num_tasks: int, width: int, layers: int, batch: int) -> float:
     """Returns the peak in MB, of a process of its own."""
-    sizes = [f"--tasks={num_tasks}", f"--width={width}", f"--layers={layers}"]
+    sizes = [f"--tasks={num_tasks}", f"--width={width}", f"--layers={layers}", f"--batch={batch}"]
     command = [sys.executable, __file__, "--train", method, *sizes]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
@@ -71,17 +70,19 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=step_cost.all_methods()[1:])
     parser.add_argument("--width", type=int, default=2048, help="of each layer of the trunk")
     parser.add_argument("--layers", type=int, default=8, help="number of layers of the trunk")
+    parser.add_argument("--batch", type=int, default=32, help="rows of a batch")
     parser.add_argument("--train", metavar="METHOD", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    sizes = args.width, args.layers, args.batch
     if args.train:
-        train(args.train, args.tasks[0], args.width, args.layers)
+        train(args.train, args.tasks[0], *sizes)
         return
     unit = gradient_mb(args.width, args.layers)
     for num_tasks in args.tasks:
-        plain = peak(step_cost.PLAIN, num_tasks, args.width, args.layers)
+        plain = peak(step_cost.PLAIN, num_tasks, *sizes)
         print(f"\n{num_tasks} tasks: plain Keras {plain:.0f} MB, a gradient {unit:.0f} MB")
         for method in args.methods:
-            more = (peak(method, num_tasks, args.width, args.layers) - plain) / unit
+            more = (peak(method, num_tasks, *sizes) - plain) / unit
             print(f"  {method:34s} {more:+6.2f} gradients", flush=True)
 
 
