@@ -70,13 +70,16 @@ class Candidate:
 
     def methods(self) -> dict[str, object]:
         """Returns the arguments of `compile`."""
-        name, _, scope = self.balancing.partition(":")
+        name, *options = self.balancing.split(":")
         balancing = keras_mtl.balancing.get(name)
+        if options:
+            scope, every = (*options, "1")[:2]
+            balancing = type(balancing)(scope=scope, refresh_every=int(every))
         # Both sum to 2, as equal weights do, so that a learning rate means the same.
         weights = {"left": 2 * self.left_weight, "right": 2 - 2 * self.left_weight}
         return {
             "loss_weighting": self.weighting,
-            "gradient_balancing": type(balancing)(scope=scope) if scope else balancing,
+            "gradient_balancing": balancing,
             "loss_weights": {task: weights[task] for task in self.tasks},
         }
 
@@ -272,7 +275,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--data", required=True, help="npz file of MNIST's form")
     add("--recipe", choices=list(recipes.RECIPES), default="sener")
     add("--weighting", nargs="*", default=[], metavar="NAME", help="or `all`")
-    add("--balancing", nargs="*", default=[], metavar="NAME[:SCOPE]", help="or `all`")
+    add(
+        "--balancing",
+        nargs="*",
+        default=[],
+        metavar="NAME[:SCOPE[:REFRESH_EVERY]]",
+        help="or `all`",
+    )
     add("--epochs", type=int, help="15, or 1 if quick")
     add("--seeds", type=int, default=3, help="number of seeds, counted from 0")
     add("--learning-rates", nargs="+", type=float, default=LEARNING_RATES, help="tried by all")

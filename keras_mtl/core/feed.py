@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_mtl.core import checks, input_checks, label_checks
 from keras_mtl.core.compilation import head_of
+from keras_mtl.core.first_element import first_element
 from keras_mtl.core.labels import split_missing
 from keras_mtl.core.plan import TaskPlan
 
@@ -72,7 +73,8 @@ class Feed:
         prepared = self.prepare(data)[0]
         if isinstance(data, tf.data.Dataset):
             # The checks in the pipeline would find a bad label at the end of an epoch.
-            for element in data.take(1):
+            element = first_element(data)
+            if element is not None:
                 self._check_element(element)
         return prepared
 

@@ -1,0 +1,97 @@
+"""Looking at the first element of a data set leaves all of it to those who read it later."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_mtl
+from keras_mtl.core.first_element import first_element
+
+ROWS = 20000
+
+
+def cached(rows=ROWS):
+    """Returns rows that are read ahead and cached, as those of `tfds.load(...).cache()` are."""
+    x = np.arange(rows, dtype="float32")[:, None]
+    return tf.data.Dataset.from_tensor_slices((x, {"a": x})).prefetch(2).cache()
+
+
+def batches(dataset):
+    return dataset.batch(256).prefetch(2)
+
+
+def count(dataset):
+    return sum(1 for _ in dataset)
+
+
+def test_first_element_is_that_or_the_default():
+    assert int(first_element(tf.data.Dataset.range(3, 9))) == 3
+    assert first_element(tf.data.Dataset.range(0)) is None
+    assert first_element(tf.data.Dataset.range(0), default="none") == "none"
+
+
+@pytest.mark.parametrize("_", range(5))
+def test_cache_is_whole_after_a_look(_):
+    rows = cached()
+    data = batches(rows)
+    first_element(data)
+    assert count(data) == -(-ROWS // 256)
+    assert count(rows) == ROWS
+
+
+def test_what_was_looked_at_is_freed_with_the_data_set():
+    rows = cached()
+    data = batches(rows)
+    first_element(data)
+    assert count(data) == -(-ROWS // 256)
+    del data
+    assert count(rows) == ROWS
+
+
+def test_fit_validates_on_every_row_of_a_cached_data_set():
+    inputs = keras.Input((1,))
+    model = keras_mtl.MultiTaskModel(inputs, {"a": keras.layers.Dense(1, name="a")(inputs)})
+    model.compile("sgd", loss={"a": "mse"}, metrics={"a": CountOfRows()})
+    rows = cached()
+    history = model.fit(
+        batches(rows.take(256)), validation_data=batches(rows), epochs=2, verbose=0
+    ).history
+    assert history["val_a_rows"] == [ROWS, ROWS]
+
+
+class CountOfRows(keras.metrics.Metric):
+    """Counts the rows it is given."""
+
+    def __init__(self, name="rows", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.rows = self.add_weight(shape=(), initializer="zeros", name="rows")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.rows.assign_add(keras.ops.cast(keras.ops.shape(y_true)[0], "float32"))
+
+    def result(self):
+        return self.rows
+
+
+def test_refused_labels_leave_the_cache_whole():
+    inputs = keras.Input((1,))
+    model = keras_mtl.MultiTaskModel(inputs, {"a": keras.layers.Dense(3, name="a")(inputs)})
+    model.compile("sgd", loss={"a": "sparse_categorical_crossentropy"})
+    rows = cached()
+    wrong = batches(rows.map(lambda x, y: (x, {"a": tf.fill([1], 7)})))
+    right = batches(rows.map(lambda x, y: (x, {"a": tf.fill([1], 2)})))
+    with pytest.raises(ValueError, match="7"):
+        model.fit(right, validation_data=wrong, verbose=0)
+    assert count(rows) == ROWS
+
+
+def test_mixture_of_open_sizes_leaves_the_caches_whole():
+    opened = {task: cached().filter(lambda *_: True).batch(256).unbatch() for task in "ab"}
+    keras_mtl.data.mix(
+        {task: rows.map(lambda x, y: (x, y["a"])) for task, rows in opened.items()},
+        weights="uniform",
+        batch_size=4,
+        steps_per_epoch=2,
+    )
+    assert [count(rows) for rows in opened.values()] == [ROWS, ROWS]
