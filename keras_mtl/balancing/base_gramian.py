@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_mtl.balancing.base import GradientBalancing, as_floats
 from keras_mtl.core import checks
+from keras_mtl.core.in_turn import in_turn
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -115,7 +116,7 @@ class GramianBalancing(GradientBalancing):
 
 
 def _weighted_sums(weights: Any, gradients: Sequence[Any]) -> list[Any]:
-    return [ops.matmul(weights, part) for part in gradients]
+    return in_turn(lambda part: ops.matmul(weights, part), gradients)
 
 
 def _square(argument: str, matrix: Any) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 from keras import ops
 
 from keras_mtl.balancing.base import GradientBalancing
+from keras_mtl.core.balanced import gramian_of
+from keras_mtl.core.in_turn import in_turn
 
 
 class TrackingBalancing(GradientBalancing):
@@ -91,14 +93,15 @@ class TrackingBalancing(GradientBalancing):
         self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
     ) -> list[Any]:
         moves = active * ops.cast(more.get("chosen", 1.0), active.dtype)
-        rows = [
-            self._track(part, variables, active, moves, more)
-            for part, variables in zip(gradients, self.tracked, strict=True)
-        ]
-        gramian = sum(ops.matmul(part, ops.transpose(part)) for part in rows)
+        rows = in_turn(
+            lambda part, variables: self._track(part, variables, active, moves, more),
+            gradients,
+            self.tracked,
+        )
+        gramian = gramian_of(rows)
         weights = ops.cast(self.solve(gramian, active, **more), gramian.dtype)
         weights = ops.where(active > 0, weights, 0)
-        return [ops.matmul(weights, part) for part in rows]
+        return in_turn(lambda part: ops.matmul(weights, part), rows)
 
     def _track(
         self, part: Any, variables: Sequence[Any], active: Any, moves: Any, more: dict[str, Any]

@@ -20,13 +20,24 @@ def uniform(size: Any, seed_generator: Any) -> Any:
     """
     seed, count = tf.unstack(tf.bitwise.bitwise_and(tf.cast(seed_generator.next(), tf.int64), _LOW))
     key = _mixed(tf.bitwise.bitwise_xor(seed, _mixed(count)))
-    positions = tf.range(tf.cast(size, tf.int64), dtype=tf.int64)
-    bits = _mixed(tf.bitwise.bitwise_xor(_mixed(positions), key))
+    bits = _mixed(tf.bitwise.bitwise_xor(_mixed(_positions(size, count)), key))
     # 24 bits are what a float32 below 1 holds.
     return tf.cast(tf.bitwise.right_shift(bits, _shift(8)), tf.float32) * 2.0**-24
 
 
 _LOW = 0xFFFFFFFF
+_LINE = 4096
+
+
+def _positions(size: Any, number: Any) -> Any:
+    """Returns 0, 1, 2, ... as int64, not known before `number` is.
+
+    Of what it knows TensorFlow works out all that follows, and keeps it for every use: twice the
+    memory of a gradient. (XLA takes no range whose start is unknown.)
+    """
+    size = tf.cast(size, tf.int64)
+    starts = _LINE * tf.range((size + _LINE - 1) // _LINE) + tf.bitwise.bitwise_and(number, 0)
+    return tf.reshape(starts[:, None] + tf.range(_LINE, dtype=tf.int64), [-1])[:size]
 
 
 def _mixed(values: Any) -> Any:

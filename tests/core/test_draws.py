@@ -7,10 +7,10 @@ from keras_mtl.core import draws
 
 def test_numbers_are_the_same_with_and_without_xla_and_differ_from_draw_to_draw():
     plain, compiled = keras.random.SeedGenerator(3), keras.random.SeedGenerator(3)
-    draw = tf.function(lambda: draws.uniform(50, compiled), jit_compile=True)
-    first = draws.uniform(50, plain)
+    draw = tf.function(lambda: draws.uniform(5000, compiled), jit_compile=True)
+    first = draws.uniform(5000, plain)
     np.testing.assert_array_equal(draw(), first)
-    second = draws.uniform(50, plain)
+    second = draws.uniform(5000, plain)
     np.testing.assert_array_equal(draw(), second)
     assert (first.numpy() != second.numpy()).all()
 
@@ -30,3 +30,25 @@ def test_neighbours_and_successive_draws_are_independent():
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
     assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.05
     assert len(np.unique(first)) > 9990
+
+
+def test_fewer_numbers_are_the_first_of_more():
+    few, more = (keras.random.SeedGenerator(2) for _ in range(2))
+    for size in (1, 4095, 4096, 4097, 9000):
+        expected = draws.uniform(10000, more)[:size]
+        np.testing.assert_array_equal(draws.uniform(tf.constant(size), few), expected)
+
+
+def test_numbers_are_not_worked_out_before_the_draw():
+    """TensorFlow would keep them: eight bytes for each parameter, for every variable."""
+    generator = keras.random.SeedGenerator(2)
+    positions = []
+
+    @tf.function
+    def draw():
+        numbers = draws._positions(9000, tf.cast(generator.next()[1], tf.int64))
+        positions.append(tf.get_static_value(numbers))
+        return numbers
+
+    np.testing.assert_array_equal(draw(), np.arange(9000))
+    assert positions == [None]
