@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mtl.core import checks, input_checks, label_checks
 from keras_mtl.core.compilation import head_of
-from keras_mtl.core.first_element import first_element
+from keras_mtl.core.first_element import first_element, is_free_to_look
 from keras_mtl.core.labels import split_missing
 from keras_mtl.core.plan import TaskPlan
 
@@ -71,7 +71,7 @@ class Feed:
         if data is None:
             return None
         prepared = self.prepare(data)[0]
-        if isinstance(data, tf.data.Dataset):
+        if isinstance(data, tf.data.Dataset) and is_free_to_look(data):
             # The checks in the pipeline would find a bad label at the end of an epoch.
             element = first_element(data)
             if element is not None:

@@ -15,3 +15,17 @@ def first_element(dataset: tf.data.Dataset, default: Any = None) -> Any:
     iterator = iter(dataset)
     dataset._first_element_iterator = iterator
     return next(iterator, default)
+
+
+def is_free_to_look(dataset: tf.data.Dataset) -> bool:
+    """Returns whether `first_element` may be asked: not where a cache lies in a file.
+
+    As long as one iterator writes the file, TensorFlow lets no other one read.
+    """
+    waiting = [dataset]
+    while waiting:
+        dataset = waiting.pop()
+        if tf.get_static_value(getattr(dataset, "_filename", tf.constant(""))):
+            return False
+        waiting.extend(dataset._inputs())
+    return True

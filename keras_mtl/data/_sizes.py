@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mtl.core import checks
-from keras_mtl.core.first_element import first_element
+from keras_mtl.core.first_element import first_element, is_free_to_look
 
 
 def sizes_of(
@@ -33,7 +33,7 @@ def _size(name: str, dataset: tf.data.Dataset) -> int | None:
     if size == tf.data.INFINITE_CARDINALITY:
         return None
     # Its first row is read only where nothing else tells whether it has one.
-    if size == 0 or first_element(dataset) is None:
+    if size == 0 or (is_free_to_look(dataset) and first_element(dataset) is None):
         raise ValueError(
             f"`datasets['{name}']` must have rows, received an empty data set. Leave it out, or "
             "look for a filter or a file pattern that lets nothing through."

@@ -25,4 +25,4 @@ def test_unit_is_one_gradient_of_what_all_tasks_share(memory):
 
 def test_method_that_fails_is_an_error_with_its_message(memory):
     with pytest.raises(RuntimeError, match=r"pcgard with 2 tasks failed:[\s\S]*pcgrad"):
-        memory.peak("pcgard", 2, 16, 4)
+        memory.peak("pcgard", 2, 16, 4, 8)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mtl
-from keras_mtl.core.first_element import first_element
+from keras_mtl.core.first_element import first_element, is_free_to_look
 
 ROWS = 4000
 
@@ -100,3 +100,22 @@ def test_mixture_of_open_sizes_leaves_the_caches_whole():
         steps_per_epoch=2,
     )
     assert [count(rows) for rows in opened.values()] == [ROWS, ROWS]
+
+
+@pytest.mark.parametrize("change", [lambda data: data, batches, lambda data: data.zip(data)])
+def test_cache_in_a_file_is_not_looked_into(change, tmp_path):
+    assert is_free_to_look(change(cached()))
+    assert not is_free_to_look(change(cached().cache(str(tmp_path / "cache"))))
+
+
+def test_files_that_are_read_are_no_caches(tmp_path):
+    path = tmp_path / "lines"
+    path.write_text("one\ntwo\n")
+    assert is_free_to_look(tf.data.TextLineDataset(str(path)).batch(2))
+
+
+def test_mixture_of_rows_cached_in_a_file_leaves_them_whole(tmp_path):
+    opened = cached().filter(lambda *_: True).cache(str(tmp_path / "cache"))
+    rows = opened.map(lambda x, y: (x, y["a"]))
+    keras_mtl.data.mix({"a": rows}, weights="uniform", batch_size=4, steps_per_epoch=2)
+    assert count(opened) == ROWS
