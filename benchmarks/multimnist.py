@@ -41,6 +41,7 @@ import keras
 import multimnist_recipes as recipes
 import numpy as np
 import tensorflow as tf
+from step_cost import parse_balancing
 
 import keras_mtl
 
@@ -70,16 +71,12 @@ class Candidate:
 
     def methods(self) -> dict[str, object]:
         """Returns the arguments of `compile`."""
-        name, *options = self.balancing.split(":")
-        balancing = keras_mtl.balancing.get(name)
-        if options:
-            scope, every = (*options, "1")[:2]
-            balancing = type(balancing)(scope=scope, refresh_every=int(every))
+        balanced = self.balancing != "none"
         # Both sum to 2, as equal weights do, so that a learning rate means the same.
         weights = {"left": 2 * self.left_weight, "right": 2 - 2 * self.left_weight}
         return {
             "loss_weighting": self.weighting,
-            "gradient_balancing": balancing,
+            "gradient_balancing": parse_balancing(self.balancing) if balanced else None,
             "loss_weights": {task: weights[task] for task in self.tasks},
         }
 

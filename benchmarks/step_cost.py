@@ -104,12 +104,19 @@ def runner(model: keras.Model, iterator: Iterator) -> Callable[[int], float]:
 
 def parse_method(text: str) -> dict[str, object]:
     """Turns `weighting`, or `balancing:scope[:refresh_every]`, into arguments of `compile`."""
+    if text in keras_mtl.weighting.names():
+        return {"loss_weighting": text}
+    return {"gradient_balancing": parse_balancing(text)}
+
+
+def parse_balancing(text: str) -> keras_mtl.balancing.GradientBalancing:
+    """Turns `balancing[:scope[:refresh_every]]` into the method."""
     name, *parts = text.split(":")
-    if not parts and name in keras_mtl.weighting.names():
-        return {"loss_weighting": name}
+    if len(parts) > 2:
+        raise ValueError(f"A balancing is name[:scope[:refresh_every]], received {text!r}.")
     options = {"scope": parts[0] if parts else "parameters"}
     options |= {"refresh_every": int(parts[1])} if len(parts) > 1 else {}
-    return {"gradient_balancing": type(keras_mtl.balancing.get(name))(**options)}
+    return type(keras_mtl.balancing.get(name))(**options)
 
 
 def roles_for(arguments: dict[str, object], num_tasks: int) -> dict[str, object]:

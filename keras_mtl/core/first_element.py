@@ -5,8 +5,8 @@ from typing import Any
 import tensorflow as tf
 
 
-def first_element(dataset: tf.data.Dataset, default: Any = None) -> Any:
-    """Returns the first element of a data set, `default` if it is empty.
+def first_element(dataset: tf.data.Dataset) -> Any:
+    """Returns the first element of a data set, `None` if it is empty.
 
     The iterator lives as long as the data set. One that is dropped while it still reads ahead cuts
     `dataset.prefetch(...).cache()` short without a word: TensorFlow takes the read that it calls
@@ -14,7 +14,7 @@ def first_element(dataset: tf.data.Dataset, default: Any = None) -> Any:
     """
     iterator = iter(dataset)
     dataset._first_element_iterator = iterator
-    return next(iterator, default)
+    return next(iterator, None)
 
 
 def is_free_to_look(dataset: tf.data.Dataset) -> bool:

@@ -186,6 +186,19 @@ def test_every_method_gets_the_same_budget(run):
         ]
 
 
+def test_balancing_is_named_with_scope_and_refresh_every(multimnist):
+    def method(text):
+        found = multimnist.Candidate(balancing=text).methods()["gradient_balancing"]
+        return type(found).__name__, found.scope, found.refresh_every
+
+    assert method("random") == ("Random", "parameters", 1)
+    assert method("mgda:features") == ("MGDA", "features", 1)
+    assert method("mgda:parameters:4") == ("MGDA", "parameters", 4)
+    with pytest.raises(ValueError, match="received 'mgda:features:4:2'"):
+        method("mgda:features:4:2")
+    assert multimnist.Candidate().methods()["gradient_balancing"] is None
+
+
 def test_gain_is_the_mean_relative_gain_over_the_same_seed(run, multimnist):
     outcome, _ = run()
     gains = multimnist.gains(outcome["rows"]["fixed"], outcome["rows"]["single task"])

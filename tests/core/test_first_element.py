@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import keras_mtl
 from keras_mtl.core.first_element import first_element, is_free_to_look
+from keras_mtl.data._sizes import sizes_of
 
 ROWS = 4000
 
@@ -30,10 +31,9 @@ def count(dataset):
     return sum(1 for _ in dataset)
 
 
-def test_first_element_is_that_or_the_default():
+def test_first_element_is_that_or_none():
     assert int(first_element(tf.data.Dataset.range(3, 9))) == 3
     assert first_element(tf.data.Dataset.range(0)) is None
-    assert first_element(tf.data.Dataset.range(0), default="none") == "none"
 
 
 @pytest.mark.parametrize("_", range(5))
@@ -45,7 +45,7 @@ def test_cache_is_whole_after_a_look(_):
     assert count(rows) == ROWS
 
 
-def test_what_was_looked_at_is_freed_with_the_data_set():
+def test_cache_is_whole_after_the_data_set_is_gone():
     rows = cached()
     data = batches(rows)
     first_element(data)
@@ -79,27 +79,11 @@ class CountOfRows(keras.metrics.Metric):
         return self.rows
 
 
-def test_refused_labels_leave_the_cache_whole():
-    inputs = keras.Input((1,))
-    model = keras_mtl.MultiTaskModel(inputs, {"a": keras.layers.Dense(3, name="a")(inputs)})
-    model.compile("sgd", loss={"a": "sparse_categorical_crossentropy"})
+def test_question_for_a_size_leaves_the_cache_whole():
     rows = cached()
-    wrong = batches(rows.map(lambda x, y: (x, {"a": tf.fill([1], 7)})))
-    right = batches(rows.map(lambda x, y: (x, {"a": tf.fill([1], 2)})))
-    with pytest.raises(ValueError, match="7"):
-        model.fit(right, validation_data=wrong, verbose=0)
+    opened = batches(rows.filter(lambda *_: True))
+    assert sizes_of({"a": opened}, {}) == {"a": None}
     assert count(rows) == ROWS
-
-
-def test_mixture_of_open_sizes_leaves_the_caches_whole():
-    opened = {task: cached().filter(lambda *_: True).batch(256).unbatch() for task in "ab"}
-    keras_mtl.data.mix(
-        {task: rows.map(lambda x, y: (x, y["a"])) for task, rows in opened.items()},
-        weights="uniform",
-        batch_size=4,
-        steps_per_epoch=2,
-    )
-    assert [count(rows) for rows in opened.values()] == [ROWS, ROWS]
 
 
 @pytest.mark.parametrize("change", [lambda data: data, batches, lambda data: data.zip(data)])
@@ -114,8 +98,7 @@ def test_files_that_are_read_are_no_caches(tmp_path):
     assert is_free_to_look(tf.data.TextLineDataset(str(path)).batch(2))
 
 
-def test_mixture_of_rows_cached_in_a_file_leaves_them_whole(tmp_path):
+def test_question_for_a_size_leaves_a_cache_in_a_file_alone(tmp_path):
     opened = cached().filter(lambda *_: True).cache(str(tmp_path / "cache"))
-    rows = opened.map(lambda x, y: (x, y["a"]))
-    keras_mtl.data.mix({"a": rows}, weights="uniform", batch_size=4, steps_per_epoch=2)
+    assert sizes_of({"a": opened}, {}) == {"a": None}
     assert count(opened) == ROWS
