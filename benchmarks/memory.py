@@ -8,6 +8,9 @@ Each method takes a few steps on a wide network in a process of its own; the pea
 memory is compared with that of plain Keras. Printed is the difference, divided by the size of one
 gradient of the shared variables. With many rows in a batch no method goes by activations. Methods
 are named as in `step_cost.py`.
+
+The processes take memory from the system as they ask for it and give it back at once. As it comes,
+TensorFlow on a CPU takes it in regions, each twice the size of the last, which measures these.
 """
 
 import argparse
@@ -54,11 +57,18 @@ def train(method: str, num_tasks: int, width: int, layers: int, batch: int) -> N
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 
+# The allocator of the system, and blocks of any size returned to it when they are freed.
+FROM_THE_SYSTEM = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+
+
 def peak(method: str, num_tasks: int, width: int, layers: int, batch: int) -> float:
     """Returns the peak in MB, of a process of its own."""
     sizes = [f"--tasks={num_tasks}", f"--width={width}", f"--layers={layers}", f"--batch={batch}"]
     command = [sys.executable, __file__, "--train", method, *sizes]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    environment = os.environ | FROM_THE_SYSTEM
+    done = subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=False, env=environment
+    )
     if done.returncode:
         raise RuntimeError(f"{method} with {num_tasks} tasks failed:\n{done.stderr[-3000:]}")
     return float(done.stdout.split()[-1])

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_mtl.balancing.tracking import TrackingBalancing
 from keras_mtl.core import checks, shares
+from keras_mtl.core.in_turn import in_turn
 
 # More than a ratio of risks is in training; keeps the logits finite.
 _LARGEST_RATIO = 1e6
@@ -81,10 +82,12 @@ class ExcessMTL(TrackingBalancing):
     def combine(
         self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
     ) -> list[Any]:
-        risks = sum(
-            ops.sum(part**2 / self._sizes(part, variables), axis=1)
-            for part, variables in zip(gradients, self.tracked, strict=True)
+        sums = in_turn(
+            lambda part, variables: ops.sum(part**2 / self._sizes(part, variables), axis=1),
+            gradients,
+            self.tracked,
         )
+        risks = sum(sums)
         self._learn(ops.cast(risks, "float32"), ops.cast(active, "float32"))
         return super().combine(gradients, gramian, active, **more)
 

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_mtl.balancing.tracking import TrackingBalancing
 from keras_mtl.core import checks, spectral
+from keras_mtl.core.in_turn import in_turn
 
 
 @keras.saving.register_keras_serializable(package="keras_mtl")
@@ -128,27 +129,32 @@ class MomentumConFIG(TrackingBalancing):
         ready = ops.logical_and(ops.any(present > 0), ops.logical_not(ops.any(idle)))
         self.steps.assign_add(ops.cast(ready, "float32"))
         parts = super().combine(gradients, gramian, active, **more)
-        return [
-            self._resized(part, ready, *variables)
-            for part, variables in zip(parts, self.sizes_of_direction, strict=True)
-        ]
+        done = in_turn(
+            lambda part, variables: self._resized(part, ready, *variables),
+            parts,
+            self.sizes_of_direction,
+        )
+        return [direction for direction, *_ in done]
 
     def track(
         self, gradients: Any, tracked: Sequence[Any], active: Any, *, chosen: Any
     ) -> tuple[Any, Sequence[Any]]:
+        del active, chosen
         moved = self.beta_1 * tracked[0] + (1 - self.beta_1) * gradients
-        now = active * ops.cast(chosen, active.dtype)
-        averages = ops.where(now[:, None] > 0, moved, tracked[0])
-        # m / (1 - beta_1^t); 0 where there was no turn yet.
-        started = ops.cast(_started(self.beta_1, self.turns), gradients.dtype)
-        return averages / started[:, None], [moved]
+        return moved, [moved]
+
+    def row_factors(self) -> Any:
+        """Returns 1 / (1 - beta_1^t); rows are 0 where there was no turn yet."""
+        return 1.0 / _started(self.beta_1, self.turns)
 
     def solve(self, gramian: Any, active: Any, *, chosen: Any) -> Any:
         del chosen
         return spectral.conflict_free_weights(gramian, active, active)
 
-    def _resized(self, direction: Any, ready: Any, average: Any, squares: Any) -> Any:
-        """Returns d / (sqrt(v) + epsilon), and moves what v comes from; 0 unless `ready`."""
+    def _resized(
+        self, direction: Any, ready: Any, average: Any, squares: Any
+    ) -> tuple[Any, Any, Any]:
+        """Returns d / (sqrt(v) + epsilon), 0 unless `ready`, and what v comes from, moved."""
         dtype = direction.dtype
         now = direction * ops.cast(_started(self.beta_1, self.steps), dtype)
         before = ops.cast(average.value, dtype)
@@ -158,7 +164,7 @@ class MomentumConFIG(TrackingBalancing):
         average.assign(ops.cast(ops.where(ready, now, before), "float32"))
         squares.assign(ops.cast(ops.where(ready, new, old), "float32"))
         size = ops.sqrt(new / ops.cast(_started(self.beta_2, self.steps), dtype))
-        return ops.where(ready, direction / (size + self.epsilon), 0)
+        return ops.where(ready, direction / (size + self.epsilon), 0), average.value, squares.value
 
     def get_config(self) -> dict[str, Any]:
         options = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

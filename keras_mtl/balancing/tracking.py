@@ -16,7 +16,8 @@ class TrackingBalancing(GradientBalancing):
     A subclass sets `num_tracked`, how many it keeps, and writes `track`, which maps the gradients
     and what was kept to the rows that are combined and what is kept from now on, and
     `solve(gramian, active)`, which returns the weights of the rows from the rows' Gramian. What
-    belongs to tasks that take no part does not move.
+    belongs to tasks that take no part does not move, and their rows count for nothing. Rows that
+    are a new value, the same object, need no memory of their own.
 
     Only scope `"parameters"` is possible: features are other ones in every batch.
 
@@ -89,25 +90,45 @@ class TrackingBalancing(GradientBalancing):
         """Returns the weights `(num_tasks,)` of the rows, from their Gramian."""
         raise NotImplementedError(f"{type(self).__name__} must define `solve(gramian, active)`.")
 
+    def row_factors(self) -> Any:
+        """Hook: returns what the rows of `track` are multiplied by, `(num_tasks,)`, or `None`.
+
+        To multiply the rows themselves would take a copy of them.
+        """
+        return None
+
     def combine(
         self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
     ) -> list[Any]:
         moves = active * ops.cast(more.get("chosen", 1.0), active.dtype)
-        rows = in_turn(
+        done = in_turn(
             lambda part, variables: self._track(part, variables, active, moves, more),
             gradients,
             self.tracked,
         )
+        rows = [part for part, _ in done]
         gramian = gramian_of(rows)
-        weights = ops.cast(self.solve(gramian, active, **more), gramian.dtype)
-        weights = ops.where(active > 0, weights, 0)
+        factors = self.row_factors()
+        if factors is not None:
+            factors = ops.cast(factors, gramian.dtype)
+            gramian = gramian * factors[:, None] * factors[None, :]
+        both = (active[:, None] * active[None, :]) > 0
+        weights = self.solve(ops.where(both, gramian, 0), active, **more)
+        weights = ops.cast(weights, gramian.dtype)
+        weights = ops.where(active > 0, weights if factors is None else weights * factors, 0)
         return in_turn(lambda part: ops.matmul(weights, part), rows)
 
     def _track(
         self, part: Any, variables: Sequence[Any], active: Any, moves: Any, more: dict[str, Any]
-    ) -> Any:
+    ) -> tuple[Any, list[Any]]:
+        """Returns the rows and what is kept, so that both are there before the next part."""
         before = [ops.cast(variable.value, part.dtype) for variable in variables]
         rows, after = self.track(part, before, active, **more)
+        kept = []
         for variable, old, new in zip(variables, before, after, strict=True):
-            variable.assign(ops.where(moves[:, None] > 0, new, old))
-        return ops.where(active[:, None] > 0, rows, 0)
+            now = ops.where(moves[:, None] > 0, new, old)
+            variable.assign(now)
+            kept.append(variable.value)
+            if rows is new:
+                rows = kept[-1] if variable.dtype == part.dtype else now
+        return rows, kept

@@ -17,14 +17,15 @@ def in_turn(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
     parts at once. Here a part waits for the result of the last large one.
 
     Args:
-        function: Function of one entry of each of `parts`.
+        function: Function of one entry of each of `parts`, to a tensor, a variable or a structure.
         parts: Lists of one length; the size of the first's entries decides which are large.
     """
     results: list[Any] = []
     last: list[Any] = []
     for entries in zip(*parts, strict=True):
         with tf.control_dependencies(last):
-            results.append(function(*entries))
+            # A variable among the results is read here: it has no place in an order of operations.
+            results.append(keras.tree.map_structure(tf.convert_to_tensor, function(*entries)))
         if _is_large(entries[0]):
             last = keras.tree.flatten(results[-1])
     return results

@@ -87,3 +87,15 @@ def test_parts_in_turn_are_those_of_a_map(monkeypatch):
     run = tf.function(lambda: in_turn.in_turn(lambda part, factor: part * factor, parts, factors))
     np.testing.assert_array_equal(run()[0], [10])
     np.testing.assert_array_equal(run()[1], [200, 300])
+
+
+def test_variable_that_a_turn_returns_is_read_in_that_turn(monkeypatch):
+    monkeypatch.setattr(in_turn, "SMALL", 0)
+    sums = tf.Variable(0.0)
+
+    def add(part):
+        sums.assign_add(part)
+        return sums
+
+    run = tf.function(lambda: in_turn.in_turn(add, [tf.constant(1.0), tf.constant(2.0)]))
+    assert [float(result) for result in run()] == [1.0, 3.0]
