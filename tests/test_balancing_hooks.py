@@ -288,3 +288,31 @@ def test_state_for_each_parameter_refuses_features_and_other_gradients():
 def test_losses_must_be_given_where_they_are_needed():
     with pytest.raises(ValueError, match=r"`losses` must have shape \(2,\) for Losses"):
         Losses()([[1.0, 2.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize("name", ["mgda", "gradnorm"])
+@pytest.mark.filterwarnings("ignore:.*nothing to balance in:UserWarning")
+def test_a_layer_called_once_a_task_below_the_features_takes_the_sum_between_searches(name):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(8, 4)).astype("float32")
+    y = {"a": random.normal(size=(8, 1)), "b": 5 * random.normal(size=(8, 1))}
+
+    def moves(every):
+        """How far the layers go in the second step of the same batch, at nearly no rate."""
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((4,))
+        trunk = keras.layers.Dense(6, "tanh", name="trunk")(inputs)
+        both = keras.layers.Dense(5, "tanh", name="both")
+        outputs = {t: keras.layers.Dense(1)(both(keras.layers.Dense(5)(trunk))) for t in y}
+        model = keras_mtl.MultiTaskModel(inputs, outputs)
+        method = type(keras_mtl.balancing.get(name))(scope="features", refresh_every=every)
+        model.compile(keras.optimizers.SGD(1e-3), "mse", gradient_balancing=method)
+        model.train_on_batch(x, y)
+        layers = [model.get_layer(layer) for layer in ("trunk", "both")]
+        before = [layer.kernel.numpy() for layer in layers]
+        model.train_on_batch(x, y)
+        return [layer.kernel.numpy() - old for layer, old in zip(layers, before, strict=True)]
+
+    for reused, found in zip(moves(3), moves(1), strict=True):
+        # The weights of the step before, on losses that have hardly moved.
+        np.testing.assert_allclose(reused, found, rtol=0.02, atol=0.02 * np.abs(found).max())

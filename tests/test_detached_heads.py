@@ -72,6 +72,35 @@ def test_the_head_takes_the_step_of_its_own_constant_weight(balancing):
     assert_close(weights(model, "age"), weights(plain, "age"))
 
 
+@pytest.mark.parametrize(
+    "balancing",
+    [
+        keras_mtl.balancing.GradNorm(),
+        keras_mtl.balancing.DBMTL(),
+        keras_mtl.balancing.ExcessMTL(),
+        keras_mtl.balancing.GradNorm(refresh_every=2),
+    ],
+    ids=["gradnorm", "db_mtl", "excess_mtl", "refresh"],
+)
+def test_heads_that_a_balancing_weights_train_on_with_their_constant(balancing):
+    model = build(gradient_balancing=balancing)
+    fit(model)  # a step in which all take part, so that the method has weights
+    plain = build()
+    plain.set_weights(model.get_weights())
+    for part in (model, plain):
+        part.stop_task("age", head="train")
+        fit(part)
+    assert_close(weights(model, "age"), weights(plain, "age"))
+
+
+def test_a_head_cannot_train_alone_where_one_task_is_taken_a_step():
+    model = build(gradient_balancing="momentum_config")
+    with pytest.raises(ValueError, match=r"`head` must be 'freeze' .* one task a step"):
+        model.stop_task("age", head="train")
+    fit(model)
+    model.stop_task("age")  # was not stopped half
+
+
 @pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
 def test_detachable_tasks_that_are_attached_train_as_ever(replicated, strategy):
     with strategy.scope() if replicated else contextlib.nullcontext():

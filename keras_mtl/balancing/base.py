@@ -126,7 +126,15 @@ class GradientBalancing(Method):
     def _prepare(self, argument: str, rows: Any, active: Any) -> Any:
         self.check_num_tasks(f"rows of `{argument}`", rows.shape[0])
         self.build_for(rows.shape[0])
-        return ops.ones_like(rows[:, 0]) if active is None else ops.cast(active, rows.dtype)
+        if active is None:
+            return ops.ones_like(rows[:, 0])
+        active = ops.cast(active, rows.dtype)
+        if tuple(active.shape) != (rows.shape[0],):
+            raise ValueError(
+                f"`active` must have shape ({rows.shape[0]},), one entry a row of `{argument}`, "
+                f"received shape {tuple(active.shape)}."
+            )
+        return active
 
     def _checked_losses(self, losses: Any, active: Any) -> Any:
         if not self.needs_losses:
@@ -222,6 +230,6 @@ def _checked_features(features: Any, gradients: Any) -> Any:
 
 
 def as_floats(array: Any) -> Any:
-    """Returns an array as a tensor of floats, in its own dtype where it has them."""
+    """Returns an array as a tensor of float64 where it is one, else of float32."""
     array = ops.convert_to_tensor(array)
-    return array if keras.backend.is_float_dtype(array.dtype) else ops.cast(array, "float32")
+    return array if array.dtype == "float64" else ops.cast(array, "float32")

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_mtl.core import solvers
+
 # Step lengths tried at once, the longest first: twice the Newton step helps where weights must
 # grow by orders of magnitude, which it does by doubling them.
 STEPS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125, 1e-2, 1e-3, 1e-4)
@@ -19,7 +21,8 @@ class _Game(NamedTuple):
     cosines: Any  # float64 (K, K), C
     sizes: Any  # float64 (K,), r, the largest is 1
     exponent: float  # q
-    jitter: float  # more than rounding can move an eigenvalue of C
+    jitter: float  # bounds the weights where a combination of the gradients is 0
+    damping: float  # more than rounding can move an eigenvalue of C
 
     @property
     def smallest(self) -> float:
@@ -33,9 +36,12 @@ class _Game(NamedTuple):
         return supply - self.sizes * tf.pow(points, -self.exponent)
 
     def curvature(self, point: Any) -> Any:
-        """Returns the diagonal of the second derivatives by y."""
+        """Returns the diagonal of the second derivatives by y, damped.
+
+        That keeps the matrix definite; it shortens the steps and moves no solution.
+        """
         bend = self.exponent * tf.pow(point, -self.exponent - 1)
-        return 1 + self.jitter + 3 * (self.jitter * self.sizes * point) ** 2 + bend
+        return 1 + self.damping + 3 * (self.jitter * self.sizes * point) ** 2 + bend
 
 
 class _Search(NamedTuple):
@@ -71,7 +77,9 @@ def bargaining_weights(gramian: Any, powers: Any, exponent: float = 1.0) -> Any:
     alone = tf.pow(powers / squares, 1 / (1 + exponent))
     sizes = tf.where(present, alone * tf.sqrt(squares), 0)
     sizes = tf.where(present, tf.math.divide_no_nan(sizes, tf.reduce_max(sizes)), 1)
-    game = _Game(_cosines(values, squares, present), sizes, exponent, _jitter(gramian.dtype))
+    jitter = 1e-12 if gramian.dtype == tf.float64 else 1e-6
+    cosines = _cosines(values, squares, present)
+    game = _Game(cosines, sizes, exponent, jitter, solvers.jitter_for(gramian))
     (end,) = tf.while_loop(
         lambda search: search.running,
         lambda search: (_step(game, search),),
@@ -79,11 +87,6 @@ def bargaining_weights(gramian: Any, powers: Any, exponent: float = 1.0) -> Any:
         maximum_iterations=60,
     )
     return tf.cast(tf.where(present, alone * end.point, 0), gramian.dtype)
-
-
-def _jitter(dtype: tf.DType) -> float:
-    """Returns more than rounding in `dtype` moves an eigenvalue of a unit-diagonal Gramian."""
-    return 1e-12 if dtype == tf.float64 else 1e-6
 
 
 def _cosines(values: Any, squares: Any, present: Any) -> Any:
@@ -114,10 +117,10 @@ def _step(game: _Game, search: _Search) -> _Search:
     """Takes one Newton step, of the longest length that does not overshoot."""
     point = search.point
     slope = game.slope(point)
-    # The jitter keeps the matrix definite; it damps the step and moves no solution.
-    damped = game.cosines + game.jitter * tf.eye(point.shape[0], dtype=tf.float64)
-    factor = tf.linalg.cholesky(tf.linalg.set_diag(damped, game.curvature(point)))
+    factor = tf.linalg.cholesky(tf.linalg.set_diag(game.cosines, game.curvature(point)))
     change = -tf.linalg.cholesky_solve(factor, slope[:, None])[:, 0] / game.sizes
+    # Without a factor the search ends where it is.
+    change = tf.where(tf.reduce_all(tf.math.is_finite(change)), change, tf.zeros_like(change))
     length = _length(game, point, change)
     moved = tf.maximum(point + length * change, game.smallest)
     # The error is squared in each step.

@@ -77,13 +77,14 @@ def _additions(values: Any, shares: Any, present: Any, radius: float, dtype: tf.
     products = tf.linalg.matvec(values, shares)
     length = tf.sqrt(tf.maximum(tf.tensordot(shares, products, 1), 0))
     # In the dtype given, which tells the search how far to trust the Gramian.
-    nearest = solvers.nonnegative_qp(tf.cast(values, dtype), -products)
+    given = tf.cast(values, dtype)
+    nearest = solvers.nonnegative_qp(given, -products)
     problem = _Problem(
         cosines=values / (lengths[:, None] * lengths),
         mean=tf.clip_by_value(tf.math.divide_no_nan(products, lengths * length), -1, 1),
         shortness=_shortness(lengths, present),
         radius=radius,
-        jitter=1e-12 if dtype == tf.float64 else 1e-6,
+        jitter=solvers.jitter_for(given),
         nearest=tf.math.divide_no_nan(tf.cast(nearest, tf.float64) * lengths, length),
     )
     return _solve(problem, present) * length / lengths

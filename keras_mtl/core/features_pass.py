@@ -59,11 +59,19 @@ class FeaturesPass(SummedPass):
         self, collected: Collected, found: Sequence[Any], balanced: Balanced, terms: Terms
     ) -> None:
         reused = self.partition.shared_read_alone(self.variables)
-        heads = head_factors(balanced.heads, len(found))
+        heads = head_factors(balanced.heads, terms)
         for index, (private, part) in enumerate(zip(self._private_below(), found, strict=True)):
             attached = self._attached(part[: len(reused)], terms.active[index])
             collected.add(reused, attached, heads[index])
             collected.add(private, part[len(reused) :], heads[index])
+
+    def add_read_alone(self, collected: Collected, terms: Terms, factors: Sequence[Any]) -> None:
+        reused = self.partition.shared_read_alone(self.variables)
+        parts = zip(terms.totals, terms.seeds, tf.unstack(terms.active), factors, strict=True)
+        for total, seed, active, factor in parts if reused else ():
+            sources = [variable.value for variable in reused]
+            found = self.taps.tape.gradient(total, sources, output_gradients=seed)
+            collected.add(reused, self._attached(found, active), factor)
 
     def _attached(self, gradients: Sequence[Any], active: Any) -> list[Any]:
         """Returns the gradients of shared variables, none of a task that is not active."""
@@ -81,7 +89,7 @@ class FeaturesPass(SummedPass):
         ]
 
     def _add_private_above(self, collected: Collected, balanced: Balanced, terms: Terms) -> None:
-        heads = head_factors(balanced.heads, len(self._above))
+        heads = head_factors(balanced.heads, terms)
         for total, seed, above, head in zip(
             terms.totals, terms.seeds, self._above, heads, strict=True
         ):

@@ -63,7 +63,7 @@ class ParametersPass(SummedPass):
         terms: Terms,
     ) -> list[Any]:
         collected = Collected(self.variables)
-        heads = head_factors(balanced.heads, len(own))
+        heads = head_factors(balanced.heads, terms)
         for private, found, head in zip(self.private(), own, heads, strict=True):
             collected.add(private, found, head)
         # Every replica has the whole direction, and the optimizer will add them up.

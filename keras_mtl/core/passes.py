@@ -80,6 +80,9 @@ class SummedPass:
         flat = tf.reshape(tf.convert_to_tensor(gradient), [-1])
         return tf.cast(flat, tf.float32) / terms.scale
 
+    def add_read_alone(self, collected: "Collected", terms: Terms, factors: Sequence[Any]) -> None:
+        """Hook: adds, times a factor a task, what is summed of shared variables, not balanced."""
+
     def private(self) -> list[list[Any]]:
         """Returns the variables that each task alone reaches."""
         return [self.partition.private(self.variables, task) for task in self.partition.tasks]
@@ -110,9 +113,12 @@ def given(value: Any) -> list[Any]:
     return [] if value is None else [value]
 
 
-def head_factors(heads: Any, num_tasks: int) -> list[Any]:
+def head_factors(heads: Any, terms: Terms) -> list[Any]:
     """Returns what each task's private gradients are multiplied by, `None` for nothing."""
-    return [None] * num_tasks if heads is None else tf.unstack(tf.cast(heads, tf.float32))
+    if heads is None:
+        return [None] * len(terms.totals)
+    # A head that trains on while its task is stopped does so with its constant alone.
+    return tf.unstack(tf.where(terms.active > 0, tf.cast(heads, tf.float32), 1.0))
 
 
 def either(

@@ -34,11 +34,17 @@ def _with_last_weights(passed: SummedPass, terms: Terms) -> list[Any]:
     collected = Collected(passed.variables)
     seeds = terms.seeds_of(terms.factors * weights)
     collected.add(shared, passed.tape.gradient(terms.totals, shared, output_gradients=seeds))
-    heads = head_factors(weights if balancing.weights_heads else None, len(terms.totals))
+    heads = head_factors(weights if balancing.weights_heads else None, terms)
     for total, seed, private, head in zip(
         terms.totals, terms.seeds, passed.private(), heads, strict=True
     ):
         collected.add(private, passed.tape.gradient(total, private, output_gradients=seed), head)
+    # Layers called once a task below the features take the plain sum, as in a step that balances.
+    corrections = [
+        (1.0 if head is None else head) - weight
+        for head, weight in zip(heads, tf.unstack(weights), strict=True)
+    ]
+    passed.add_read_alone(collected, terms, corrections)
     for extra in given(terms.extra):
         found = passed.tape.gradient(extra, passed.variables, output_gradients=terms.scale)
         collected.add(passed.variables, found)

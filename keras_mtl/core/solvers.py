@@ -51,7 +51,7 @@ def nonnegative_qp(matrix: Any, linear: Any) -> Any:
     """
     matrix = tf.convert_to_tensor(matrix)
     solution = _minimize(
-        tf.cast(matrix, tf.float64), tf.cast(linear, tf.float64), _jitter(matrix.dtype)
+        tf.cast(matrix, tf.float64), tf.cast(linear, tf.float64), jitter_for(matrix)
     )
     return tf.cast(solution, matrix.dtype)
 
@@ -82,13 +82,16 @@ def min_norm_weights(gramian: Any, active: Any) -> Any:
     # of w = u / sum(u) on the simplex. The unit keeps sum(u) in [1/2, 1].
     matrix = tf.where(pairs, values + 1, tf.eye(values.shape[0], dtype=tf.float64))
     linear = tf.where(present, tf.ones_like(lengths), -1)
-    solution = _minimize(matrix, linear, _jitter(gramian.dtype))
+    solution = _minimize(matrix, linear, jitter_for(gramian))
     return tf.cast(tf.math.divide_no_nan(solution, tf.reduce_sum(solution)), gramian.dtype)
 
 
-def _jitter(dtype: tf.DType) -> float:
-    """Returns more than rounding in `dtype` moves an eigenvalue of a unit-diagonal Gramian."""
-    return 1e-12 if dtype == tf.float64 else 1e-6
+def jitter_for(gramian: Any) -> float:
+    """Returns more than rounding moves an eigenvalue of a Gramian with a diagonal of 1.
+
+    In float32 with rows of 200,000 it moves one by up to 1.0e-6 for 4 tasks, 1.6e-6 for 32.
+    """
+    return 1e-12 if gramian.dtype == tf.float64 else 2e-6 * gramian.shape[0]
 
 
 def _minimize(matrix: Any, linear: Any, jitter: float) -> Any:

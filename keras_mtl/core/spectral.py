@@ -110,7 +110,8 @@ def pseudo_inverse_of_lengths(gradients: Gradients) -> Any:
     # With D = diag(n) and cosines C, G = D C D: a full rank needs no eigenvalues of G, which
     # would lose what is short beside what is long.
     independent = tf.equal(cosines.rank, tf.math.count_nonzero(inverse, dtype=tf.int32))
-    ones = tf.ones_like(inverse)
+    # Not 1 for tasks left out, with which eigenvectors of small eigenvalues may be mixed.
+    ones = tf.where(inverse > 0, tf.ones_like(inverse), 0)
     direct = tf.where(inverse > 0, inverse * cosines.power(-1, ones), 0)
     on_range = gramian_spectrum(gradients).power(-1, gradients.lengths)
     return tf.where(independent, direct, on_range)

@@ -45,13 +45,18 @@ class TaskControls(keras.Model):
                 a trace, unless `prepare_detached_heads` was called before.
         """
         checks.one_of("head", head, list(HEADS))
-        self._stopped()[task] = HEADS[head]
         if head == "train":
             self.prepare_detached_heads()
+        self._stopped()[task] = HEADS[head]
 
     def prepare_detached_heads(self) -> None:
         """Makes the next step one in which `stop_task(..., head="train")` needs no new trace."""
-        self._state()
+        balancing = self._state().gradient_balancing
+        if balancing is not None and balancing.needs_one_task:
+            raise ValueError(
+                f"`head` must be 'freeze' with `gradient_balancing` '{balancing.name}', received "
+                "'train': it takes the gradients of one task a step, never those of a stopped one."
+            )
         if not self._step.detachable:
             self._step.let_heads_train_alone(True)
             if self.train_function is not None:

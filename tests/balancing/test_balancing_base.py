@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 import keras_mtl
@@ -143,3 +144,19 @@ def test_get_suggests_the_nearest_name_and_needs_no_default():
         keras_mtl.balancing.get("pc_grads")
     with pytest.raises(TypeError, match="`gradient_balancing` must be a name, a GradientBalancing"):
         keras_mtl.balancing.get(1)
+
+
+@pytest.mark.parametrize("name", sorted(keras_mtl.balancing.names()))
+def test_half_precision_is_worked_on_in_float32(name):
+    method = keras_mtl.balancing.get(name)
+    more = {"losses": [1.0, 2.0]} if method.needs_losses else {}
+    half = tf.constant([[1.0, 0.5], [-0.5, 1.0]], "bfloat16")
+    direction = method(half, **more)
+    assert direction.dtype == tf.float32
+    assert np.isfinite(direction).all()
+
+
+@pytest.mark.parametrize("active", [[True], [True, False, True], [[True, False]]])
+def test_active_of_another_shape_is_refused(active):
+    with pytest.raises(ValueError, match=r"`active` must have shape \(2,\)"):
+        keras_mtl.balancing.get("mgda")([[1.0, 0.0], [0.0, 1.0]], active)

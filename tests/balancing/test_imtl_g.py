@@ -166,3 +166,12 @@ def test_compiled_by_xla_equals_not_compiled():
     balancing, gradients = IMTLG(), tf.constant(random_gradients(9, 2))
     compiled = tf.function(balancing, jit_compile=True)
     np.testing.assert_allclose(compiled(gradients), balancing(gradients), rtol=1e-8)
+
+
+def test_an_absent_task_leaves_near_duplicates_alone():
+    random = np.random.default_rng(0)
+    gradients = random.normal(size=(5, 40))
+    gradients[-1] = gradients[0] + 1e-5 * random.normal(size=40)
+    there = np.array([True, False, True, True, True])
+    alone = np.asarray(IMTLG()(gradients[there]))
+    np.testing.assert_allclose(np.asarray(IMTLG()(gradients, there)), alone, rtol=1e-6, atol=1e-9)
