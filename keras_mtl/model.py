@@ -146,6 +146,7 @@ class MultiTaskModel(FittedModel):
         with self.distribute_strategy.scope():
             logbook = self._logbook(plans, metrics, weighted_metrics, on_nonfinite, baselines)
             state = self._new_state(plans, constants, arguments)
+            update.check_knows(optimizer, state.loss_weighting)
             super().compile(
                 optimizer=arguments["optimizer"],
                 run_eagerly=run_eagerly,

@@ -110,7 +110,7 @@ def plot_gradient_conflicts(
     checks.one_of("quantity", quantity, ["cosine", "magnitude_similarity"])
     read = _read(log)
     pairs = list(itertools.combinations(_chosen(read, tasks), 2))
-    names = [f"{first}_{second}_{quantity}" for first, second in pairs]
+    names = [_name_of_pair(read, pair, quantity) for pair in pairs]
     if not names or not all(read.has(name) for name in names):
         raise ValueError(
             f"`log` holds no '<task>_<task>_{quantity}' of all pairs of tasks. Train two tasks or "
@@ -127,6 +127,12 @@ def plot_gradient_conflicts(
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="epoch")
     return ax
+
+
+def _name_of_pair(log: "_Log", pair: tuple[str, str], quantity: str) -> str:
+    # Logs are sorted by name, pairs named in the order of the model's tasks.
+    names = [f"{first}_{second}_{quantity}" for first, second in (pair, pair[::-1])]
+    return names[0] if log.has(names[0]) else names[1]
 
 
 class _Log(NamedTuple):
@@ -191,6 +197,8 @@ def _from_file(path: str | os.PathLike[str]) -> _Log:
         names = next(csv.reader([header], delimiter=separator))
         rows: list[tuple[int, list[float | None]]] = []
         for cells in csv.reader(file, delimiter=separator):
+            if len(cells) != len(names):  # of a run that was killed while it wrote
+                continue
             epoch = int(cells[0])
             while rows and rows[-1][0] >= epoch:  # of a run that was resumed from before it
                 rows.pop()

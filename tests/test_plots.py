@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot
 
 import keras_mtl
-from keras_mtl.plots import plot_task_losses, plot_task_weights
+from keras_mtl.plots import plot_gradient_conflicts, plot_task_losses, plot_task_weights
 
 X = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
 Y = {"age": X[:, :1], "size": X[:, 1:2] * 3}
@@ -168,3 +168,18 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'pip install "keras_mtl\[plot\]"'):
         plot_task_weights(LOG)
+
+
+def test_pairs_are_found_whatever_the_order_of_the_tasks():
+    log = {f"{task}_{what}": [1.0] for task in ("age", "sex") for what in ("loss", "weight")}
+    log["sex_age_cosine"] = [0.25]
+    for tasks in (None, ["age", "sex"], ["sex", "age"]):
+        image = plot_gradient_conflicts(log, tasks=tasks).get_images()[0]
+        assert image.get_array().tolist() == [[0.25]]
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,age_loss,age_weight\n0,2.0,1.0\n\n1,1.")
+    line = plot_task_losses(path).get_lines()[0]
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([1], [2.0])

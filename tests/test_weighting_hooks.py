@@ -81,6 +81,15 @@ def test_fresh_losses_are_those_before_and_after_the_update():
     assert np.all(losses_of(model) < before)
 
 
+def test_fresh_losses_are_told_when_an_accumulating_optimizer_moves():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
+    model = build(Recorder(fresh=True), optimizer=optimizer)
+    model.fit(X, Y, batch_size=1, verbose=0)
+    told = model._training_state.loss_weighting
+    np.testing.assert_array_equal(told.told, [2.0, 2.0])
+    assert (np.asarray(told.before) != np.asarray(told.after)).all()
+
+
 @pytest.mark.parametrize("hooks", [{"fresh": True}, {"hypergradient": "one_step"}])
 def test_hooks_leave_no_trace_in_what_is_trained(hooks):
     model, twin = (
@@ -143,7 +152,8 @@ def test_a_hook_is_not_told_of_an_absent_or_stopped_main_task_or_an_overflow():
     model.fit(X, gone, batch_size=ROWS, verbose=0)
     np.testing.assert_array_equal(model._training_state.loss_weighting.told, [0.0, 0.0])
     model.stop_task("main")
-    fit(model)
+    with pytest.warns(UserWarning, match="all stopped"):
+        fit(model)
     np.testing.assert_array_equal(model._training_state.loss_weighting.told, [0.0, 0.0])
     model.resume_task("main")
     fit(model)

@@ -26,6 +26,9 @@ class LossWeightSchedule(TaskCallback):
             constants of other tasks stay as they are.
         verbose: Integer. 1 prints the weights at the beginning of every epoch, 0 nothing.
 
+    `val_loss` is a sum with these constants, so it moves with them: monitor `val_<task>_loss` or
+    `val_delta_m` in callbacks that compare epochs.
+
     A `LearningRateSchedule` is computed outside the step's graph, which costs about a millisecond,
     and under `steps_per_execution` once an execution.
 

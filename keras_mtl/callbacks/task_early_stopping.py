@@ -27,7 +27,12 @@ class TaskEarlyStopping(TaskCallback):
 
     What the callback knows is saved with the model: a run that is resumed, by `BackupAndRestore`
     or at `initial_epoch`, stops where an unbroken one does. A `fit` that starts anew starts anew
-    here too, and resumes the tasks that this callback had stopped.
+    here too, and resumes the tasks that this callback had stopped. In a `fit` without it, or with
+    other arguments, they stay stopped until `model.resume_task(task)`; `fit` warns if no main task
+    is left. An epoch in which no label of a task was there does not count for it.
+
+    A run that is cut after its last epoch and resumed takes one more step: Keras asks after a
+    batch whether to stop.
 
     Args:
         monitor: String. Name in the logs, in which `{task}` stands for each task's name.
@@ -62,7 +67,7 @@ class TaskEarlyStopping(TaskCallback):
     [1.0, 1.0, 1.0, 0.0, 0.0]
     """
 
-    state_in_model = True
+    state_in_model = resumes_tasks = True
 
     def __init__(
         self,
@@ -137,7 +142,7 @@ class TaskEarlyStopping(TaskCallback):
         if self.mode != "auto":
             return 1.0 if self.mode == "max" else -1.0
         known = {"loss": "down"}
-        for book in (metric for metric in self.model.metrics if isinstance(metric, LogBook)):
+        for book in self._logbooks():
             known |= {part.name: part._direction for part in book.metrics if part.knows_direction}
         plain = name.removeprefix("val_")
         if plain not in known:
@@ -170,12 +175,26 @@ class TaskEarlyStopping(TaskCallback):
             self._table.set(task, seen=epoch + 1)
             if name not in logs:
                 self._warn(name, logs)
-            elif epoch >= self.start_from_epoch and self._runs(task):
+            elif epoch < self.start_from_epoch or not self._runs(task):
+                continue
+            elif self._was_measured(task, name, logs):
                 self._judge(task, epoch, float(logs[name]))
         if self._all_main_tasks_stopped():
             self.model.stop_training = True
             if self.verbose > 0:
                 io_utils.print_msg(f"Epoch {epoch + 1}: all main tasks have stopped.")
+
+    def _was_measured(self, task: str, name: str, logs: Mapping[str, Any]) -> bool:
+        """Whether a label of the task was there: without one the logs say 0, which is no value."""
+        if logs[name] != 0:
+            return True
+        if not name.startswith("val_"):
+            return logs.get(f"{task}_weight") != 0
+        # What was measured last: validation ends an epoch.
+        return all(bool(book.measured().get(task, True)) for book in self._logbooks())
+
+    def _logbooks(self) -> list[LogBook]:
+        return [metric for metric in self.model.metrics if isinstance(metric, LogBook)]
 
     def _runs(self, task: str) -> bool:
         """Whether `task` can be stopped: it is not, or only detached and to be frozen."""

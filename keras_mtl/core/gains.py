@@ -16,7 +16,8 @@ class Gains:
 
     The gain of a metric is (M - B) / |B|, with the sign turned where lower is better, so a
     positive gain is a better model. `delta_m` is the mean over the metrics; `delta_p` is the mean
-    over tasks of each task's mean. They agree where every task has as many baselines.
+    over tasks of each task's mean. They agree where every task has as many baselines. A task of
+    which no label was there has no gain and is left out.
 
     Args:
         baselines: Dict from log name to its single-task value; empty for no gains.
@@ -52,23 +53,29 @@ class Gains:
         """What callbacks read: the averages' names and that higher is better."""
         return [Direction(name, "up") for name in (DELTA_M, DELTA_P) if self._baselines]
 
-    def results(self, logs: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns both averages of the gains in `logs`, which holds every baseline's name."""
+    def results(self, logs: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns both averages of the gains in `logs`, over the tasks that were measured.
+
+        Args:
+            logs: Dict that holds every baseline's name.
+            measured: Dict from task to a boolean scalar, whether any label of it was there.
+        """
         if not self._baselines:
             return {}
         by_task: dict[str, list[Any]] = {}
         for name, base in self._baselines.items():
             gain = self._signs[name] * (logs[name] - base) / abs(base)
             by_task.setdefault(self._tasks[name], []).append(gain)
-        gains = [gain for group in by_task.values() for gain in group]
-        return {
-            DELTA_M: 100.0 * _mean(gains),
-            DELTA_P: 100.0 * _mean([_mean(group) for group in by_task.values()]),
-        }
+        there = {task: tf.cast(measured[task], tf.float32) for task in by_task}
+        gains = [(gain, there[task]) for task, group in by_task.items() for gain in group]
+        means = [(tf.reduce_mean(tf.stack(group)), there[t]) for t, group in by_task.items()]
+        return {DELTA_M: 100.0 * _mean(gains), DELTA_P: 100.0 * _mean(means)}
 
 
-def _mean(values: Sequence[Any]) -> Any:
-    return tf.reduce_mean(tf.stack(values))
+def _mean(pairs: Sequence[tuple[Any, Any]]) -> Any:
+    """Returns the mean of the values whose weight is 1, not 0; 0 if none is."""
+    values, weights = (tf.stack(column) for column in zip(*pairs, strict=True))
+    return tf.math.divide_no_nan(tf.reduce_sum(weights * values), tf.reduce_sum(weights))
 
 
 def _check(baselines: Any, known: Mapping[str, Any]) -> None:

@@ -109,12 +109,17 @@ class LogBook(CompileMetrics):
         for task in self._tasks:
             for entry in self._task_metrics.get(task, []):
                 logs.update(_named(task, entry))
-        logs.update(self._gains.results(logs))
+        logs.update(self._gains.results(logs, self.measured()))
         if training:
             logs.update(self._by_task(self._weights, "weight"))
             if self._skipped is not None:
                 logs[self._skipped.name] = self._skipped.result()
         return logs
+
+    def measured(self) -> dict[str, Any]:
+        """Returns for each task a boolean scalar, whether any of its labels was there so far."""
+        flags = tf.unstack(self._losses.count.value > 0, num=len(self._tasks))
+        return dict(zip(self._tasks, flags, strict=True))
 
     def _by_task(self, means: TaskMeans, suffix: str) -> dict[str, Any]:
         values = tf.unstack(means.result(), num=len(self._tasks))

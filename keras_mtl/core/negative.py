@@ -29,6 +29,15 @@ NONNEGATIVE = (
 # The range in which an argument keeps a loss of the list on it.
 _RANGES = {"label_smoothing": (0.0, 1.0), "delta": (0.0, math.inf)}
 
+# Losses from here up to 0 are rounding of a loss of 0, such as the -1e-7 of log-cosh.
+ROUNDING = -1e-6
+
+
+def without_rounding(task_losses: Any) -> Any:
+    """Returns the losses, 0 for those that are negative by rounding alone."""
+    rounded = tf.logical_and(task_losses < 0, task_losses >= ROUNDING)
+    return tf.where(rounded, tf.zeros_like(task_losses), task_losses)
+
 
 def is_nonnegative(loss: TaskLoss) -> bool:
     """Whether a loss is known never to be negative."""

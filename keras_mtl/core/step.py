@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_mtl.core import early_reads, replicas, update
+from keras_mtl.core import early_reads, negative, replicas, update
 from keras_mtl.core.conflicts import ConflictWatch
 from keras_mtl.core.derivatives import value_and_gradient
 from keras_mtl.core.kept import DETACHED, FROZEN, Kept
@@ -104,7 +104,7 @@ class Step:
         batch = keras.utils.unpack_x_y_sample_weight(data)
         if self.before_step is not None:
             self.before_step(batch)
-        effects = self.effects.read() if self.weighting.needs_fresh_losses else None
+        earlier = self._before_fresh_losses()
         guard = self._guard()
         guard.before()
         before = self._kept.before()
@@ -136,7 +136,7 @@ class Step:
         counted = guard.inspect(measured.losses, measured.present, gradients)
         own = self._own_parts(own_gradients, scale)
         taken = self._update([*gradients, *own], scale, guard, counted)
-        self._move_weighting(batch, measured, active * taken, effects)
+        self._move_weighting(batch, measured, active * taken, earlier)
         finite = tf.math.is_finite(measured.losses)
         idle = tf.logical_not(tf.logical_and(active * taken > 0, finite))
         self._kept.put_back(before, tf.equal(self.state.stopped.value, FROZEN), idle)
@@ -176,12 +176,26 @@ class Step:
         self.weighting.update_from_hypergradient(gradient, active)
         update.put_back(variables, before, [active <= 0] * len(variables))
 
+    def _before_fresh_losses(self) -> tuple[list[Any], Any] | None:
+        """Returns what the second forward pass needs to know of the time before the update."""
+        if not self.weighting.needs_fresh_losses:
+            return None
+        return self.effects.read(), update.count_of_accumulated(self.model.optimizer)
+
     def _move_weighting(
-        self, batch: Any, measured: Measured, active: Any, effects: list[Any] | None
+        self,
+        batch: Any,
+        measured: Measured,
+        active: Any,
+        earlier: tuple[list[Any], Any] | None,
     ) -> None:
         self.weighting.update_state(measured.losses, active)
-        if effects is None:
+        if earlier is None:
             return
+        effects, accumulated = earlier
+        if accumulated is not None:
+            moved = update.count_of_accumulated(self.model.optimizer) > accumulated
+            active *= tf.cast(moved, active.dtype)
         now = self.effects.read()
         self.effects.rewind_random_states(effects)
         _, sums, extra = self.forward(*batch, training=True)
@@ -239,6 +253,8 @@ class Step:
         totals, denominators, labelled, extra = replicas.total(local)
         present = tf.cast(labelled > 0, tf.float32)
         losses = tf.math.divide_no_nan(totals, denominators) * present
+        if self.refuses_negative:
+            losses = negative.without_rounding(losses)
         return Measured(losses, denominators, present, extra)
 
     def _own_parts(self, gradients: Sequence[Any], scale: Any) -> list[Any]:

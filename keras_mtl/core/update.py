@@ -78,6 +78,21 @@ def warn_of_undone_weights(weighting: Any, balancing: Any) -> None:
         )
 
 
+def check_knows(optimizer: Any, weighting: Any) -> None:
+    """Refuses an optimizer that was built before the loss weighting's variables were there."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if inner is None or not inner.built:
+        return
+    keys = {inner._var_key(variable) for variable in weighting.trainable_variables}
+    if not keys <= set(inner._trainable_variables_indices):
+        cls = type(inner).__name__
+        raise ValueError(
+            f"`optimizer` was built without the variables of `loss_weighting` '{weighting.name}', "
+            f"and a Keras optimizer takes no further ones. Make a new one: "
+            f"`keras.optimizers.{cls}.from_config(optimizer.get_config())`."
+        )
+
+
 def keep_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
     """Excludes learned task weights from weight decay, beside what the user excluded."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -162,6 +177,12 @@ def was_applied(optimizer: Any, count: Any) -> Any:
     if count is None:
         return tf.constant(1.0)
     return tf.cast(optimizer.inner_optimizer.iterations.value > count, tf.float32)
+
+
+def count_of_accumulated(optimizer: Any) -> Any:
+    """Returns how often an accumulating optimizer has moved the variables, or `None` for others."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return tf.identity(inner.iterations) if inner.gradient_accumulation_steps else None
 
 
 def _times(gradient: Any, factor: Any) -> Any:

@@ -62,6 +62,7 @@ class LossWeighting(Method):
         active = ops.ones_like(task_losses) if active is None else ops.cast(active, "float32")
         if not self.takes_negative_losses:
             tasks = [role.name for role in self.roles or ()]
+            task_losses = negative.without_rounding(task_losses)
             negative.check(type(self).__name__, task_losses, active, tasks)
         return task_losses, active
 

@@ -20,7 +20,7 @@ class DynamicWeightAverage(LossWeighting):
     tasks, the weights are w = m softmax(r / temperature), constants within an epoch, and the
     total is sum_i w_i L_i. In a task's first two epochs r_i = 1, as it is when the loss before
     was 0 (or negative); ratios are limited to 1e6. A task without labels for an epoch keeps
-    its ratio.
+    its ratio. Epochs are those of `fit`: in a loop of `train_on_batch` call `on_epoch_begin`.
 
     Args:
         temperature: Float > 0. The higher it is, the nearer the weights stay to 1.
@@ -43,7 +43,7 @@ class DynamicWeightAverage(LossWeighting):
     [0.36485, 1.63515]
 
     Reference:
-        Liu, Johns, Davison 2019, End-to-end multi-task learning with attention, equation 7,
+        S. Liu, Johns, Davison 2019, End-to-end multi-task learning with attention, equation 7,
         https://arxiv.org/abs/1803.10704.
         Differs from the paper: the softmax runs over the active tasks, and ratios that a loss
         of 0 would make infinite are defined as above.

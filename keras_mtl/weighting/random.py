@@ -61,7 +61,7 @@ class Random(LossWeighting):
         super().__init__(name=name, **kwargs)
         checks.one_of("distribution", distribution, DISTRIBUTIONS)
         self.distribution = distribution
-        self.seed = seed
+        self.seed = checks.seed("seed", seed)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)

@@ -34,7 +34,8 @@ class Uncertainty(LossWeighting):
 
     Raises:
         TypeError: If `initial_log_variance` is not a number.
-        ValueError: If `initial_log_variance` is outside [-20, 20], or `form` none of the three.
+        ValueError: If `initial_log_variance` is outside [-20, 20], or `form` none of the three;
+            when called, if a loss is negative, whose weight would grow without end.
 
     Example:
 
@@ -54,6 +55,8 @@ class Uncertainty(LossWeighting):
         counts as a squared error; updates keep s within +-20, because a loss of 0 would drive
         its weight to infinity.
     """
+
+    takes_negative_losses = False
 
     def __init__(
         self,

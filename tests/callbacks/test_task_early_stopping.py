@@ -137,6 +137,40 @@ def test_nan_is_never_the_best(driven_model):
     assert stopping.stopped_epoch == {"age": 4}
 
 
+def test_an_epoch_without_labels_of_a_task_does_not_count_for_it():
+    model = make_model()
+    stopping = TaskEarlyStopping("{task}_loss", patience=2, tasks=["age"], mode="min")
+    absent = {"age_loss": 0.0, "age_weight": 0.0}
+    there = [{"age_loss": loss, "age_weight": 1.0} for loss in (3.0, 2.0, 1.0)]
+    assert drive(model, stopping, [absent, *there, absent, absent, absent]) is None
+    assert (stopping.best, stopping.best_epoch) == ({"age": 1.0}, {"age": 3})
+
+
+def test_validation_without_labels_of_a_task_does_not_count_for_it():
+    inputs = keras.Input((1,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("age", "job")}
+    model = keras_mtl.MultiTaskModel(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.0), "mse", baselines={"age_loss": 1.0, "job_loss": 1.0})
+    x = np.ones((2, 1), "float32")
+    stopping = TaskEarlyStopping(patience=1)
+    validation = (x, {"age": np.full_like(x, np.nan), "job": np.asarray(model(x)["job"]) + 2})
+    y = {"age": x, "job": x}
+    history = model.fit(
+        x, y, epochs=4, validation_data=validation, callbacks=[stopping], verbose=0
+    ).history
+    assert stopping.stopped_epoch == {"job": 1}
+    assert "age" not in stopping.best
+    assert history["val_delta_m"] == pytest.approx([-300.0] * 4)  # 4 for 1, of one task
+
+
+def test_fit_warns_where_no_main_task_is_left():
+    model = make_model()
+    for task in model.loss_weights:
+        model.stop_task(task)
+    with pytest.warns(UserWarning, match=r"\['age', 'job'\] are all stopped.*resume_task"):
+        model.fit(X, Y, **FIT)
+
+
 def test_a_task_resumed_by_somebody_gets_its_patience_back(driven_model):
     stopping = TaskEarlyStopping(tasks=["age"], patience=2, head="freeze")
     drive(driven_model, stopping, rows(val_age_loss=[1.0, 1.0, 1.0]))

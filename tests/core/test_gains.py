@@ -22,11 +22,13 @@ NYUV2 = {
 }
 
 
-def gains_of(table):
+def gains_of(table, absent=()):
     rows = [(task, f"{task}_{name}", row) for task in table for name, row in table[task].items()]
     entries = {task: [Direction(n, row[0]) for t, n, row in rows if t == task] for task in table}
     gains = Gains({name: row[1] for _, name, row in rows}, entries)
-    return {key: float(x) for key, x in gains.results({n: row[2] for _, n, row in rows}).items()}
+    logs = {name: row[2] for _, name, row in rows}
+    measured = {task: task not in absent for task in table}
+    return {key: float(x) for key, x in gains.results(logs, measured).items()}
 
 
 def test_delta_m_is_the_published_drop_with_the_opposite_sign():
@@ -48,6 +50,15 @@ def test_delta_p_averages_over_tasks_first():
 def test_averages_agree_where_every_task_has_one_baseline():
     found = gains_of({"A": {"f1": ("up", 0.5, 0.75)}, "B": {"loss": ("down", 2.0, 1.0)}})
     assert found == {"delta_m": pytest.approx(50.0), "delta_p": pytest.approx(50.0)}
+
+
+def test_a_task_without_labels_has_no_gain():
+    table = {"A": {"f1": ("up", 0.5, 0.75)}, "B": {"loss": ("down", 2.0, 0.0)}}
+    assert gains_of(table, absent="B") == {
+        "delta_m": pytest.approx(50.0),
+        "delta_p": pytest.approx(50.0),
+    }
+    assert gains_of(table, absent="AB") == {"delta_m": 0.0, "delta_p": 0.0}
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("up", 1.0), ("down", -1.0)])
@@ -78,7 +89,7 @@ def test_both_averages_are_logged_in_training_and_validation():
 
 def test_without_baselines_nothing_is_logged():
     gains = Gains({}, {"A": [Direction("A_loss")]})
-    assert gains.results({"A_loss": 1.0}) == {}
+    assert gains.results({"A_loss": 1.0}, {"A": True}) == {}
     assert gains.entries == []
 
 

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_mtl
 from keras_mtl.core import negative
 from keras_mtl.core.losses import TaskLoss, resolve
 
@@ -64,3 +65,24 @@ def test_losses_that_can_be_negative_are_not_taken_for_safe(name):
     loss = "crossentropy" if name == "crossentropy" else loss
     assert np.asarray(CAN_BE_NEGATIVE[name][0](labels, predictions)).min() < 0
     assert not is_nonnegative(loss)
+
+
+def test_rounding_of_a_loss_of_0_is_no_negative_loss():
+    losses = np.array([-1e-7, -1e-6, -2e-6, 0.0, 1.0], "float32")
+    kept = np.asarray(negative.without_rounding(losses))
+    np.testing.assert_array_equal(kept, np.array([0.0, 0.0, -2e-6, 0.0, 1.0], "float32"))
+
+
+def test_training_goes_on_where_log_cosh_rounds_below_0():
+    inputs = keras.Input((1,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("age", "job")}
+    model = keras_mtl.MultiTaskModel(inputs, outputs)
+    loss = {"age": "log_cosh", "job": "mse"}
+    model.compile(keras.optimizers.SGD(0.0), loss, loss_weighting="loss_balanced")
+    y = np.asarray(model(SMALL)["age"]) + SMALL
+    rows = keras.losses.log_cosh(y, model(SMALL)["age"])
+    row = slice(int(np.argmin(rows)), int(np.argmin(rows)) + 1)
+    assert negative.ROUNDING <= float(np.min(rows)) < 0
+    labels = {"age": y[row], "job": y[row] + 1}
+    history = model.fit(SMALL[row], labels, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()

@@ -165,5 +165,5 @@ def test_an_unknown_distribution_is_refused_with_the_nearest():
 
 
 def test_a_seed_that_is_no_integer_is_refused():
-    with pytest.raises(ValueError, match="`seed` must be an integer"):
-        Random(seed=0.5).build_for(2)
+    with pytest.raises(TypeError, match="`seed` must be None or an integer"):
+        Random(seed=0.5)

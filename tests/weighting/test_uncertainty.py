@@ -144,3 +144,8 @@ def test_an_unknown_form_is_refused_with_the_nearest():
     message = r"`form` must be one of \['auto', .*'regresion'.* Did you mean 'regression'"
     with pytest.raises(ValueError, match=message):
         Uncertainty(form="regresion")
+
+
+def test_a_negative_loss_is_refused():
+    with pytest.raises(ValueError, match=r"Uncertainty is undefined for negative .* index 1"):
+        Uncertainty()([1.0, -2.0])
