@@ -122,8 +122,11 @@ class PCD(GramianBalancing):
         matrix = ops.cast(scaled, dtype)
         found = ops.cast(solvers.nonnegative_qp(matrix, others * wanted), "float64") * others
         supply, lengths = ops.matmul(scaled, found), ops.sqrt(ops.diagonal(scaled))
-        reached = lengths * ops.sqrt(ops.maximum(ops.sum(found * supply), 0.0))
-        room = ROUNDING.get(dtype, LOOSE) * (ops.abs(wanted) + reached)
+        # Where no mu fulfils them it grows without end, and what cancels leaves its rounding.
+        noise = 1e-15 * self.num_tasks * ops.matmul(ops.abs(scaled), found)
+        square = ops.sum(found * supply) - ops.sum(found * noise)
+        reached = lengths * ops.sqrt(ops.maximum(square, 0.0))
+        room = ROUNDING.get(dtype, LOOSE) * (ops.abs(wanted) + reached) + noise
         fulfilled = ops.logical_or(others <= 0, supply >= wanted - room)
         return ops.where(ops.all(fulfilled), found, 0.0)
 

@@ -99,3 +99,15 @@ def test_averages_of_squared_lengths_smooth_the_normalization_and_rest_while_abs
 def test_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         PCD(**arguments)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("num_tasks", [3, 5, 8])
+def test_where_two_tasks_want_opposite_ways_the_main_gradient_is_followed(num_tasks, dtype):
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        gradients = random.normal(size=(num_tasks, 2 * num_tasks))
+        # Opposed up to their lengths: no direction makes both fall.
+        gradients[2] = -random.uniform(0.5, 2.0) * gradients[1]
+        direction = np.asarray(PCD(tau=0.5)(gradients.astype(dtype)))
+        np.testing.assert_allclose(direction, gradients[0], rtol=1e-5, atol=1e-5)
