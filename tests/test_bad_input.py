@@ -108,7 +108,7 @@ BAD_LABELS = {
 
 def test_optimizer_that_does_not_know_the_learned_weights_is_refused_by_compile():
     model = build("sgd")
-    with pytest.raises(ValueError, match=r"without the variables .*'uncertainty'.*SGD\.from_co"):
+    with pytest.raises(ValueError, match=r"without the variables .*'uncertainty.*SGD\.from_co"):
         model.compile(model.optimizer, loss_weighting="uncertainty")
     model.compile(model.optimizer)  # as in Keras, with nothing learned
 

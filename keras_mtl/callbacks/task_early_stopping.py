@@ -28,8 +28,8 @@ class TaskEarlyStopping(TaskCallback):
     What the callback knows is saved with the model: a run that is resumed, by `BackupAndRestore`
     or at `initial_epoch`, stops where an unbroken one does. A `fit` that starts anew starts anew
     here too, and resumes the tasks that this callback had stopped. In a `fit` without it, or with
-    other arguments, they stay stopped until `model.resume_task(task)`; `fit` warns if no main task
-    is left. An epoch in which no label of a task was there does not count for it.
+    other arguments, they stay stopped until `model.resume_task(task)`. An epoch in which no label
+    of a task was there does not count for it.
 
     A run that is cut after its last epoch and resumed takes one more step: Keras asks after a
     batch whether to stop.
@@ -67,7 +67,7 @@ class TaskEarlyStopping(TaskCallback):
     [1.0, 1.0, 1.0, 0.0, 0.0]
     """
 
-    state_in_model = resumes_tasks = True
+    state_in_model = True
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """`fit`, `evaluate` and their like, with labels and weights a task."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +56,6 @@ class FittedModel(ServedModel):
         self._assert_compile_called("fit")
         self._use_class_weight(class_weight)
         x, y, sample_weight = self._feed.prepare(x, y, sample_weight)
-        self._warn_of_stopped(callbacks)
         return translated(
             lambda: super(FittedModel, self).fit(
                 x,
@@ -190,20 +188,6 @@ class FittedModel(ServedModel):
                 plan.class_weight = tables.get(task)
             # The tables are constants of the step's graph.
             self.train_function = None
-
-    def _warn_of_stopped(self, callbacks: Any) -> None:
-        """Warns where no main task trains and no callback resumes one."""
-        given = getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))
-        if any(getattr(part, "resumes_tasks", False) for part in given):
-            return
-        stopped = dict(zip(self._plans, np.asarray(self._training_state.stopped), strict=True))
-        main = [task for task in stopped if not self.tasks[task].auxiliary] or list(stopped)
-        if all(stopped[task] for task in main):
-            warnings.warn(
-                f"The main tasks {main} are all stopped, from an earlier `fit` or by `stop_task`: "
-                "what is shared will not train on them. Write `model.resume_task(task)`.",
-                stacklevel=3,
-            )
 
     def _with_epoch_start(self, callbacks: Any) -> Any:
         methods = (self._training_state.loss_weighting, self._training_state.gradient_balancing)

@@ -83,6 +83,9 @@ def min_norm_weights(gramian: Any, active: Any) -> Any:
     matrix = tf.where(pairs, values + 1, tf.eye(values.shape[0], dtype=tf.float64))
     linear = tf.where(present, tf.ones_like(lengths), -1)
     solution = _minimize(matrix, linear, jitter_for(gramian))
+    # A gradient of 0 leaves to the others what is rounding: nothing.
+    zero = tf.cast(present & (lengths <= 0), tf.float64)
+    solution = tf.where(tf.reduce_any(zero > 0), zero, solution)
     return tf.cast(tf.math.divide_no_nan(solution, tf.reduce_sum(solution)), gramian.dtype)
 
 

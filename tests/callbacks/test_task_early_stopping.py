@@ -163,14 +163,6 @@ def test_validation_without_labels_of_a_task_does_not_count_for_it():
     assert history["val_delta_m"] == pytest.approx([-300.0] * 4)  # 4 for 1, of one task
 
 
-def test_fit_warns_where_no_main_task_is_left():
-    model = make_model()
-    for task in model.loss_weights:
-        model.stop_task(task)
-    with pytest.warns(UserWarning, match=r"\['age', 'job'\] are all stopped.*resume_task"):
-        model.fit(X, Y, **FIT)
-
-
 def test_a_task_resumed_by_somebody_gets_its_patience_back(driven_model):
     stopping = TaskEarlyStopping(tasks=["age"], patience=2, head="freeze")
     drive(driven_model, stopping, rows(val_age_loss=[1.0, 1.0, 1.0]))
