@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 import keras_mtl
+from keras_mtl.balancing.base import GradientBalancing
 from keras_mtl.balancing.tracking import TrackingBalancing
 
 ROWS = 8
@@ -49,6 +50,16 @@ class Cross(Recorder):
 
 class Heads(Recorder):
     weights_heads = True
+
+
+class Unread(GradientBalancing):
+    """Adds the gradients up, without a look at their inner products."""
+
+    needs_gramian = False
+
+    def call(self, gradients, gramian, active):
+        assert gramian is None
+        return ops.sum(gradients, axis=0)
 
 
 class InTurn(TrackingBalancing):
@@ -147,6 +158,25 @@ def test_halves_add_up_to_the_step_of_the_whole_batch():
     for model in models:
         fit(model, steps=3)
     np.testing.assert_allclose(*(weights_of(m, "trunk", *TASKS) for m in models), rtol=1e-5)
+
+
+@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
+@pytest.mark.parametrize("scope", ["parameters", "features"])
+def test_a_method_without_need_of_the_gramian_gets_none(scope, replicated, strategy):
+    with scopes(strategy, replicated):
+        model, plain = build(Unread(scope=scope)), build()
+    for one in (model, plain):
+        fit(one, steps=2)
+    np.testing.assert_allclose(
+        *(weights_of(m, "trunk", *TASKS) for m in (model, plain)), rtol=REORDERED
+    )
+
+
+@pytest.mark.parametrize("scope", ["parameters", "features"])
+def test_a_gradient_that_is_not_finite_is_seen_without_a_gramian(scope):
+    model = build(Unread(scope=scope))
+    fit(model, {**Y, "first": np.full_like(Y["first"], np.inf)})
+    assert np.isnan(weights_of(model, "trunk")).all()
 
 
 @pytest.mark.parametrize("scope", ["parameters", "features"])

@@ -22,6 +22,7 @@ class GradientBalancing(Method):
     Inner products of gradients must be read from `gramian`: in scope `"features"` each
     replica holds the coordinates of its own examples only, while the Gramian is global.
 
+    A method that reads no inner products sets `needs_gramian` to `False` and gets `None` for them.
     What else a method may need it declares on its class, and then gets as a further keyword:
 
     * `needs_losses`: `losses`, the raw task losses `(num_tasks,)` over all replicas, without any
@@ -53,6 +54,7 @@ class GradientBalancing(Method):
         ValueError: If `scope` is neither of the two, or refused by this method.
     """
 
+    needs_gramian = True
     needs_losses = False
     needs_cross_gramian = False
     needs_features = False
@@ -178,7 +180,8 @@ class GradientBalancing(Method):
 
         Args:
             gradients: List of tensors `(num_tasks, size)`, one a variable or feature tensor.
-            gramian: Tensor `(num_tasks, num_tasks)`, over all parts and all replicas.
+            gramian: Tensor `(num_tasks, num_tasks)`, over all parts and all replicas; `None` unless
+                `needs_gramian`.
             active: Float tensor `(num_tasks,)`, 1.0 for tasks present in the step.
             **more: What the method has declared to need.
 

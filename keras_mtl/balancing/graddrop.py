@@ -64,6 +64,7 @@ class GradDrop(GradientBalancing):
         variables, which have neither examples nor signs of their own.
     """
 
+    needs_gramian = False
     needs_features = True
     random = (
         "The sign that each element keeps is drawn at random; with the same draws, a permutation "
@@ -110,25 +111,34 @@ class GradDrop(GradientBalancing):
         )
 
     def call(self, gradients: Any, gramian: Any, active: Any, features: Any = None) -> Any:
+        leaks = self._leaks(active.shape[0], self.roles)
         if features is None:
-            return ops.sum(self._passed(gradients, active) * gradients, axis=0)
+            return self._picked(ops.unstack(gradients), leaks)
         signs = ops.cast(ops.sign(features), gradients.dtype)
         examples = ops.reshape(signs, (ops.shape(signs)[0], -1))
         by_example = ops.reshape(gradients, (-1, *ops.shape(examples)))
         votes = replicas.total([ops.sum(by_example * examples, axis=1)])[0]
-        passed = self._passed(votes, active)
+        positive = self._draw(*_sides(ops.unstack(votes)))
+        kept = ops.cast(ops.where(positive, votes > 0, votes < 0), votes.dtype)
+        leaks = ops.convert_to_tensor(leaks, votes.dtype)[:, None]
+        passed = leaks + (1 - leaks) * kept
         return ops.reshape(ops.sum(passed[:, None] * by_example, axis=0), (-1,))
 
-    def _passed(self, votes: Any, active: Any) -> Any:
-        """Returns the share of each task's elements that is kept, from votes with their signs."""
-        total, size = ops.sum(votes, axis=0), ops.sum(ops.abs(votes), axis=0)
-        purity = 0.5 * (1 + total / ops.where(size > 0, size, 1))
-        drawn = draws.uniform(ops.shape(total)[0], self.seed_generator)
-        # P = 1 is above every draw and P = 0 above none: an agreed sign is always kept.
-        positive = purity > ops.cast(drawn, purity.dtype)
-        kept = ops.cast(ops.where(positive, votes > 0, votes < 0), votes.dtype)
-        leaks = ops.convert_to_tensor(self._leaks(active.shape[0], self.roles), votes.dtype)
-        return leaks[:, None] + (1 - leaks[:, None]) * kept
+    def _picked(self, rows: Sequence[Any], leaks: Sequence[float]) -> Any:
+        """Returns the sum of the elements with the sign that is drawn, and of what leaks."""
+        above, below = _sides(rows)
+        positive = self._draw(above, below)
+        if not any(leaks):
+            return ops.where(positive, above, below)
+        kept = ops.where(positive, *_sides(rows, [1.0 - leak for leak in leaks]))
+        return kept + sum(leak * row for leak, row in zip(leaks, rows, strict=True))
+
+    def _draw(self, above: Any, below: Any) -> Any:
+        """Returns whether the positive sign is picked, from the sums of both sides."""
+        drawn = ops.cast(draws.uniform(ops.shape(above)[0], self.seed_generator), above.dtype)
+        # P = above / (above - below); P = 1 is above every draw and P = 0 above none: an agreed
+        # sign is always kept.
+        return drawn * (above - below) < above
 
     def _leaks(self, num_tasks: int, roles: Sequence[TaskRole] | None) -> list[float]:
         if isinstance(self.leak, float):
@@ -137,6 +147,17 @@ class GradDrop(GradientBalancing):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "leak": self.leak, "seed": self.seed}
+
+
+def _sides(rows: Sequence[Any], factors: Sequence[float] | None = None) -> tuple[Any, Any]:
+    """Returns the sums of what is above 0 and of what is below, times a factor a row."""
+    sums = []
+    for side in (ops.maximum, ops.minimum):
+        parts = [side(row, 0) for row in rows]
+        if factors is not None:
+            parts = [factor * part for factor, part in zip(factors, parts, strict=True)]
+        sums.append(sum(parts[1:], start=parts[0]))
+    return sums[0], sums[1]
 
 
 def _checked(leak: Any) -> Any:

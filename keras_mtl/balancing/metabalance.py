@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_mtl.balancing.base import GradientBalancing
 from keras_mtl.core import checks
+from keras_mtl.core.in_turn import in_turn
 from keras_mtl.core.roles import main_tasks
 
 # Quotients of lengths stay within float32.
@@ -56,6 +57,7 @@ class MetaBalance(GradientBalancing):
         corrected for their start at 0, which cancels while no task is absent.
     """
 
+    needs_gramian = False
     features_reason = (
         "it averages lengths variable by variable, and the features are other ones in every batch."
     )
@@ -104,10 +106,9 @@ class MetaBalance(GradientBalancing):
         del gramian, more
         present = ops.cast(active, "float32")
         self._move(self.filled, ops.ones_like(present), present)
-        return [
-            self._matched(part, average, present)
-            for part, average in zip(gradients, self.averages, strict=True)
-        ]
+        return in_turn(
+            lambda part, average: self._matched(part, average, present), gradients, self.averages
+        )
 
     def _matched(self, part: Any, average: Any, present: Any) -> Any:
         self._move(average, ops.cast(_lengths(part), "float32"), present)

@@ -31,6 +31,7 @@ class SummedRows:
     """Adds up the gradients of the active tasks: no balancing, where tasks must be told apart."""
 
     needs_losses = needs_cross_gramian = needs_one_task = needs_features = weights_heads = False
+    needs_gramian = False
     refresh_every = 1
     task_variables: tuple[Any, ...] = ()
     non_trainable_variables: tuple[Any, ...] = ()
@@ -46,6 +47,16 @@ class SummedRows:
         """Returns the sum of the rows of each part."""
         del gramian
         return [tf.tensordot(active, part, axes=1) for part in gradients], None
+
+
+def products_for(balancing: Any, parts: Sequence[Any]) -> Any:
+    """Returns the Gramian of the rows where the balancing reads it; else sums of the rows.
+
+    Both add up over parts, and show a number that is not finite. The sums are read off faster.
+    """
+    if balancing.needs_gramian:
+        return gramian_of(parts)
+    return tf.add_n([tf.reduce_sum(part, axis=1) for part in parts])
 
 
 def gramian_of(parts: Sequence[Any], others: Sequence[Any] | None = None) -> Any:
@@ -80,7 +91,7 @@ def _products(first: Any, second: Any) -> Any:
 def balance(
     balancing: Any,
     parts: Sequence[Any],
-    gramian: Any,
+    products: Any,
     terms: Terms,
     *,
     cross_gramian: Any = None,
@@ -92,14 +103,15 @@ def balance(
     Args:
         balancing: The gradient balancing.
         parts: List of tensors `(num_tasks, size)`, in float32, without loss scale.
-        gramian: Tensor `(num_tasks, num_tasks)` over all parts and replicas.
+        products: What `products_for` returns, over all parts and replicas.
         terms: The `Terms` that were differentiated.
         cross_gramian: Tensor `(num_tasks, num_tasks)`, where the balancing needs it.
         chosen: Tensor `(num_tasks,)`, where the balancing takes one task a step.
         features: List of tensors, what the gradients were taken by where that is no parameters.
     """
     # A method is finite whatever it gets; an overflow must still be seen by the loss scaling.
-    finite = tf.reduce_all(tf.math.is_finite(gramian))
+    finite = tf.reduce_all(tf.math.is_finite(products))
+    gramian = products if balancing.needs_gramian else None
     blocked = tf.where(finite, 0.0, float("nan"))
     active = tf.where(finite, terms.active, 0.0)
     tracked = {id(variable) for variable in getattr(balancing, "tracked_variables", ())}

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mtl.core import replicas
-from keras_mtl.core.balanced import Balanced, balance, gramian_of
+from keras_mtl.core.balanced import Balanced, balance, products_for
 from keras_mtl.core.partition import Partition, Taps
 from keras_mtl.core.passes import Collected, SummedPass, given, head_factors, without
 from keras_mtl.core.terms import Terms
@@ -117,5 +117,5 @@ class FeaturesPass(SummedPass):
             for index, tap in enumerate(self.taps.taps)
         ]
         # Each replica holds the features of its own examples: here the Gramians do add up.
-        gramian = replicas.total([gramian_of(parts)])[0]
-        return balance(self.balancing, parts, gramian, terms, features=self.taps.taps)
+        products = replicas.total([products_for(self.balancing, parts)])[0]
+        return balance(self.balancing, parts, products, terms, features=self.taps.taps)

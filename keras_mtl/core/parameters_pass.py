@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mtl.core import replicas
-from keras_mtl.core.balanced import Balanced, balance, gramian_of
+from keras_mtl.core.balanced import Balanced, balance, gramian_of, products_for
 from keras_mtl.core.in_turn import in_turn
 from keras_mtl.core.passes import Collected, SummedPass, head_factors
 from keras_mtl.core.task_rows import TaskRows
@@ -24,7 +24,7 @@ class ParametersPass(SummedPass):
         matrices, own = self._task_gradients(shared, self.private(), terms.totals, terms)
         # The gradients are summed over replicas, not their Gramians: these do not add up.
         parts = replicas.total(matrices)
-        balanced = balance(self.balancing, parts, gramian_of(parts), terms)
+        balanced = balance(self.balancing, parts, products_for(self.balancing, parts), terms)
         return self._collect(shared, balanced, own, terms)
 
     def _task_gradients(

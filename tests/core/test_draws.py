@@ -34,7 +34,7 @@ def test_neighbours_and_successive_draws_are_independent():
 
 def test_fewer_numbers_are_the_first_of_more():
     few, more = (keras.random.SeedGenerator(2) for _ in range(2))
-    for size in (1, 4095, 4096, 4097, 9000):
+    for size in (1, 511, 512, 1023, 1024, 1025, 9000):
         expected = draws.uniform(10000, more)[:size]
         np.testing.assert_array_equal(draws.uniform(tf.constant(size), few), expected)
 
@@ -42,13 +42,30 @@ def test_fewer_numbers_are_the_first_of_more():
 def test_numbers_are_not_worked_out_before_the_draw():
     """TensorFlow would keep them: eight bytes for each parameter, for every variable."""
     generator = keras.random.SeedGenerator(2)
-    positions = []
+    known = []
 
     @tf.function
     def draw():
-        numbers = draws._positions(9000, tf.cast(generator.next()[1], tf.int64))
-        positions.append(tf.get_static_value(numbers))
+        numbers = draws._counted(9000, tf.cast(generator.next()[1], tf.int64))
+        known.append(tf.get_static_value(numbers))
         return numbers
 
-    np.testing.assert_array_equal(draw(), np.arange(9000))
-    assert positions == [None]
+    steps = np.diff(np.ravel(draw()).view("uint64"))
+    assert (steps == np.uint64(0x9E3779B97F4A7C15)).all()
+    assert 4500 <= len(steps) + 1 < 4500 + 512
+    assert known == [None]
+
+
+def test_hashes_are_those_of_the_published_generator():
+    """The first outputs of SplitMix64 from 1234567, as printed with its constants."""
+    state = np.uint64(1234567)
+    increments = np.arange(1, 6, dtype="uint64") * np.uint64(0x9E3779B97F4A7C15)
+    hashes = draws._mixed(tf.constant((state + increments).view("int64"))).numpy()
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    np.testing.assert_array_equal(hashes.view("uint64"), np.uint64(expected))
