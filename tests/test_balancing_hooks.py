@@ -11,6 +11,7 @@ from keras import ops
 import keras_mtl
 from keras_mtl.balancing.base import GradientBalancing
 from keras_mtl.balancing.tracking import TrackingBalancing
+from keras_mtl.core.parameters_pass import ParametersPass
 
 ROWS = 8
 TASKS = ("first", "second")
@@ -46,6 +47,15 @@ class Losses(Recorder):
 class Cross(Recorder):
     needs_cross_gramian = True
     features_reason = "the halves have features of their own."
+
+
+class Products(Recorder):
+    needs_cross_products = True
+    needs_gramian = False
+    features_reason = "the halves have features of their own."
+
+    def probe(self, active):
+        return ops.convert_to_tensor([0.25, 2.0])
 
 
 class Heads(Recorder):
@@ -133,10 +143,10 @@ def test_losses_are_raw_and_those_of_the_global_batch(scope, replicated, strateg
     np.testing.assert_allclose(balancing.told, expected, rtol=REORDERED)
 
 
-@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
-def test_cross_gramian_is_that_of_the_two_halves(replicated, strategy):
+def with_uneven_halves():
+    """Labels of which the halves of the batch have two and three, and the halves' Gramian."""
     y = {**Y, "second": Y["second"].copy()}
-    y["second"][:3] = np.nan  # the halves have two and three labels
+    y["second"][:3] = np.nan
     halves = [
         [
             gradients(X[start::2], {t: v[start::2] for t, v in y.items()}, task, "trunk")
@@ -144,19 +154,48 @@ def test_cross_gramian_is_that_of_the_two_halves(replicated, strategy):
         ]
         for start in (0, 1)
     ]
-    expected = np.array(halves[0]) @ np.array(halves[1]).T
-    balancing = Cross()
+    return y, np.array(halves[0]) @ np.array(halves[1]).T
+
+
+@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
+@pytest.mark.parametrize("kind", [Cross, Products])
+def test_cross_gramian_and_products_are_those_of_the_two_halves(kind, replicated, strategy):
+    y, cross = with_uneven_halves()
+    balancing = kind()
     with scopes(strategy, replicated):
         model = build(balancing)
     fit(model, y)
+    products = cross @ [0.25, 2.0]
+    expected = cross.sum(axis=1) if kind is Cross else products - products.mean()
     # Gradients found from a step of 0.1 in float32.
-    np.testing.assert_allclose(balancing.told, expected.sum(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(balancing.told, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_halves_add_up_to_the_step_of_the_whole_batch():
-    models = [build(Recorder()), build(Cross())]
+@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
+@pytest.mark.parametrize("options", [{}, {"refresh_every": 2}], ids=["each step", "every second"])
+@pytest.mark.parametrize("kind", [Cross, Products])
+def test_halves_add_up_to_the_step_of_the_whole_batch(kind, options, replicated, strategy):
+    with scopes(strategy, replicated):
+        models = [build(Recorder(**options)), build(kind(**options))]
     for model in models:
         fit(model, steps=3)
+    np.testing.assert_allclose(*(weights_of(m, "trunk", *TASKS) for m in models), rtol=1e-5)
+
+
+@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
+def test_weights_that_no_gradient_gives_take_one_pass(replicated, strategy, monkeypatch):
+    class Blind(Recorder):
+        needs_gramian = False
+
+    with scopes(strategy, replicated):
+        models = [build(Recorder()), build(Blind())]
+    fit(models[0], steps=2)
+
+    def refused(*args):
+        raise AssertionError("The gradients of the tasks are taken one by one.")
+
+    monkeypatch.setattr(ParametersPass, "gradients", refused)
+    fit(models[1], steps=2)
     np.testing.assert_allclose(*(weights_of(m, "trunk", *TASKS) for m in models), rtol=1e-5)
 
 

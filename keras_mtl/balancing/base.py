@@ -29,11 +29,14 @@ class GradientBalancing(Method):
       weights; 1.0 for absent tasks.
     * `needs_cross_gramian`: `cross_gramian`, `(num_tasks, num_tasks)`: entry (i, j) is the inner
       product of gradient i on every other row of the batch with gradient j on the other rows.
+    * `needs_cross_products`: `cross_products`, `(num_tasks,)`: that matrix times what
+      `probe(active)` returns, less the mean over the active tasks. Much less work and memory,
+      where the weights of a `GramianBalancing` need no more.
     * `needs_features`: `features`, a list of the tensors `(batch_size, ...)` that the gradients are
       taken by, one a part; their rows lie one behind the other in a gradient, and each replica has
       its own. `None` in scope `"parameters"`.
     * `needs_one_task`: `chosen`, 1.0 for the only task whose gradient was taken in this step and
-      0.0 for the others, whose rows are zero; `choose(active)` names it.
+      0.0 for the others; `choose(active)` names it. The gradients have one row, that task's.
 
     `reads_gramian_only` says that the direction is a weighted sum of the gradients whose weights
     follow from the Gramian: large gradients need not be formed then. With `weights_heads` the
@@ -57,6 +60,7 @@ class GradientBalancing(Method):
     needs_gramian = True
     needs_losses = False
     needs_cross_gramian = False
+    needs_cross_products = False
     needs_features = False
     needs_one_task = False
     weights_heads = False
@@ -116,11 +120,13 @@ class GradientBalancing(Method):
             chosen = self.choose(active) if chosen is None else as_floats(chosen)
             rows = active * ops.cast(chosen, active.dtype)
         gradients = ops.where(rows[:, None] > 0, gradients, 0)
+        if self.needs_one_task:
+            gradients = ops.sum(gradients, axis=0, keepdims=True)
         gramian = ops.matmul(gradients, ops.transpose(gradients))
         more = self.more(
             losses=self._checked_losses(losses, active),
             chosen=chosen,
-            cross_gramian=gramian,
+            **self._cross(gramian, active),
             features=None if features is None else [_checked_features(features, gradients)],
         )
         return self.combine([gradients], gramian, active, **more)[0]
@@ -150,11 +156,26 @@ class GradientBalancing(Method):
             )
         return ops.where(active > 0, ops.cast(losses, active.dtype), 1.0)
 
+    def _cross(self, matrix: Any, active: Any) -> dict[str, Any]:
+        products = None
+        if self.needs_cross_products:
+            probe = ops.where(active > 0, ops.cast(self.probe(active), active.dtype), 0)
+            products = ops.matmul(ops.cast(matrix, active.dtype), probe)
+            mean = ops.sum(active * products) / ops.maximum(ops.sum(active), 1)
+            products = active * (products - mean)
+        return {"cross_gramian": matrix, "cross_products": products}
+
+    @property
+    def compares_halves(self) -> bool:
+        """Whether the two halves of a batch are needed apart."""
+        return self.needs_cross_gramian or self.needs_cross_products
+
     def more(self, **evidence: Any) -> dict[str, Any]:
         """Returns those of the keywords that this method needs."""
         needed = {
             "losses": self.needs_losses,
             "cross_gramian": self.needs_cross_gramian,
+            "cross_products": self.needs_cross_products,
             "chosen": self.needs_one_task,
             "features": self.needs_features,
         }
@@ -162,6 +183,10 @@ class GradientBalancing(Method):
 
     def build_for_parts(self, sizes: Sequence[int]) -> None:
         """Hook: makes what is kept for each parameter, of gradients in parts of these sizes."""
+
+    def probe(self, active: Any) -> Any:
+        """Hook: returns factors of the gradients, `(num_tasks,)`, where `needs_cross_products`."""
+        raise NotImplementedError(f"{type(self).__name__} must define `probe(active)`.")
 
     def choose(self, active: Any) -> Any:
         """Hook: returns 1.0 for the task of the step, where `needs_one_task`; else 0.0."""
@@ -179,7 +204,8 @@ class GradientBalancing(Method):
         """Returns the direction in parts, from gradients that come in parts.
 
         Args:
-            gradients: List of tensors `(num_tasks, size)`, one a variable or feature tensor.
+            gradients: List of tensors `(num_tasks, size)`, one a variable or feature tensor;
+                `(1, size)` where `needs_one_task`.
             gramian: Tensor `(num_tasks, num_tasks)`, over all parts and all replicas; `None` unless
                 `needs_gramian`.
             active: Float tensor `(num_tasks,)`, 1.0 for tasks present in the step.

@@ -64,8 +64,8 @@ class GramianBalancing(GradientBalancing):
         raise NotImplementedError(f"{type(self).__name__} must define `solve(gramian, active)`.")
 
     def find_weights(self, gramian: Any, active: Any, **more: Any) -> Any:
-        """Returns what `solve` finds, in the Gramian's dtype and 0 for absent tasks."""
-        weights = ops.cast(self.solve(gramian, active, **more), gramian.dtype)
+        """Returns what `solve` finds, in the dtype of `active` and 0 for absent tasks."""
+        weights = ops.cast(self.solve(gramian, active, **more), active.dtype)
         return ops.where(active > 0, weights, 0)
 
     def compute_weights(
@@ -78,7 +78,8 @@ class GramianBalancing(GradientBalancing):
             active: Optional boolean array of shape `(num_tasks,)`; `False` for absent tasks.
             losses: Array of shape `(num_tasks,)`, for methods with `needs_losses`.
             cross_gramian: Optional array of shape `(num_tasks, num_tasks)`, for methods with
-                `needs_cross_gramian`; by default the Gramian, as for one and the same batch.
+                `needs_cross_gramian` or `needs_cross_products`; by default the Gramian, as for
+                one and the same batch.
 
         Returns:
             A tensor of shape `(num_tasks,)`; 0 for absent tasks.
@@ -88,7 +89,8 @@ class GramianBalancing(GradientBalancing):
         cross = gramian if cross_gramian is None else _square("cross_gramian", cross_gramian)
         both = (active[:, None] * active[None, :]) > 0
         more = self.more(
-            losses=self._checked_losses(losses, active), cross_gramian=ops.where(both, cross, 0)
+            losses=self._checked_losses(losses, active),
+            **self._cross(ops.where(both, cross, 0), active),
         )
         return self.find_weights(ops.where(both, gramian, 0), active, **more)
 

@@ -58,7 +58,8 @@ class MoDo(GramianBalancing):
         for the third one on which the gradients are taken.
     """
 
-    needs_cross_gramian = True
+    needs_gramian = False
+    needs_cross_products = True
     features_reason = (
         "the two halves of a batch are different examples, whose features have no inner product."
     )
@@ -81,10 +82,16 @@ class MoDo(GramianBalancing):
         super().build(input_shape)
         self.task_weights = self.add_task_variable("task_weights", "ones")
 
-    def solve(self, gramian: Any, active: Any, *, cross_gramian: Any) -> Any:
-        active, cross = ops.cast(active, "float64"), ops.cast(cross_gramian, "float64")
-        before = simplex.among(ops.cast(self.task_weights.value, "float64"), active)
-        slope = ops.matmul(cross, before) + self.rho * before
+    def probe(self, active: Any) -> Any:
+        """Returns the weights of the step before, scaled to sum to 1 over the active tasks."""
+        task_weights = ops.cast(self.task_weights.value, "float64")
+        return simplex.among(task_weights, ops.cast(active, "float64"))
+
+    def solve(self, gramian: Any, active: Any, *, cross_products: Any) -> Any:
+        del gramian
+        before, active = self.probe(active), ops.cast(active, "float64")
+        # Without their mean, on which the nearest point with sum 1 does not depend.
+        slope = ops.cast(cross_products, "float64") + self.rho * before
         weights = simplex.project(before - self.learning_rate * slope, active)
         self.task_weights.assign(simplex.put_back(self.task_weights.value, weights, active))
         return weights

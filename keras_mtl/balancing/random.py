@@ -53,6 +53,7 @@ class Random(GramianBalancing):
         "the distribution of the weights, not each draw."
     )
     draws_blindly = True
+    needs_gramian = False
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class Smoothed(GramianBalancing):
         self.momentum = checks.finite_number("momentum", momentum, minimum=0, maximum=1)
         if self.momentum == 1:
             raise ValueError("`momentum` must be below 1, received 1: no weight would ever move.")
-        for declared in ("needs_losses", "needs_cross_gramian", "weights_heads"):
+        for declared in _DECLARED:
             setattr(self, declared, getattr(found, declared))
         self.weights_remark, self.random = found.weights_remark, found.random
 
@@ -101,6 +101,9 @@ class Smoothed(GramianBalancing):
         self.has_average.assign(ops.where(takes_part, 1.0, self.has_average))
         return moved
 
+    def probe(self, active: Any) -> Any:
+        return self.balancing.probe(active)
+
     def head_weights(self, weights: Any, active: Any, **more: Any) -> Any:
         return self.balancing.head_weights(weights, active, **more)
 
@@ -114,6 +117,9 @@ class Smoothed(GramianBalancing):
             "balancing": keras.saving.serialize_keras_object(self.balancing),
             "momentum": self.momentum,
         }
+
+
+_DECLARED = ("needs_losses", "needs_cross_gramian", "needs_cross_products", "weights_heads")
 
 
 def _found(balancing: Any) -> GramianBalancing:

@@ -79,7 +79,7 @@ class TrackingBalancing(GradientBalancing):
         """Returns the rows to combine and the new values of what is tracked, for one part.
 
         Args:
-            gradients: Tensor `(num_tasks, size)`.
+            gradients: Tensor `(num_tasks, size)`, or `(1, size)` where `needs_one_task`.
             tracked: Tensors `(num_tasks, size)`, `num_tracked` of them.
             active: Float tensor `(num_tasks,)`, 1.0 for tasks present in the step.
             **more: What the method has declared to need.

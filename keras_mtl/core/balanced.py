@@ -30,8 +30,8 @@ class Balanced(NamedTuple):
 class SummedRows:
     """Adds up the gradients of the active tasks: no balancing, where tasks must be told apart."""
 
-    needs_losses = needs_cross_gramian = needs_one_task = needs_features = weights_heads = False
-    needs_gramian = False
+    needs_gramian = needs_losses = needs_one_task = needs_features = weights_heads = False
+    needs_cross_gramian = needs_cross_products = False
     refresh_every = 1
     task_variables: tuple[Any, ...] = ()
     non_trainable_variables: tuple[Any, ...] = ()
@@ -95,6 +95,7 @@ def balance(
     terms: Terms,
     *,
     cross_gramian: Any = None,
+    cross_products: Any = None,
     chosen: Any = None,
     features: Sequence[Any] | None = None,
 ) -> Balanced:
@@ -106,6 +107,7 @@ def balance(
         products: What `products_for` returns, over all parts and replicas.
         terms: The `Terms` that were differentiated.
         cross_gramian: Tensor `(num_tasks, num_tasks)`, where the balancing needs it.
+        cross_products: Tensor `(num_tasks,)`, where the balancing needs them.
         chosen: Tensor `(num_tasks,)`, where the balancing takes one task a step.
         features: List of tensors, what the gradients were taken by where that is no parameters.
     """
@@ -123,7 +125,11 @@ def balance(
     before = [tf.identity(variable.value) for variable in state]
     losses = tf.where(terms.active > 0, terms.losses, 1.0)
     more = balancing.more(
-        losses=losses, cross_gramian=cross_gramian, chosen=chosen, features=features
+        losses=losses,
+        cross_gramian=cross_gramian,
+        cross_products=cross_products,
+        chosen=chosen,
+        features=features,
     )
     directions, heads = balancing.balance(parts, gramian, active, **more)
     # An overflow drops the update, and must leave no trace in the state either.

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from keras_mtl.core import replicas
 from keras_mtl.core.balanced import Balanced, balance, gramian_of, products_for
-from keras_mtl.core.in_turn import in_turn
 from keras_mtl.core.passes import Collected, SummedPass, head_factors
 from keras_mtl.core.task_rows import TaskRows
 from keras_mtl.core.terms import Terms
@@ -121,10 +120,9 @@ class OneTaskPass(ParametersPass):
             for index in range(len(every))
         ]
         found = tf.switch_case(tf.argmax(chosen, output_type=tf.int32), branches)
-        rows = replicas.total(
-            in_turn(lambda part: chosen[:, None] * part[None, :], found[: len(shared)])
-        )
-        balanced = balance(self.balancing, rows, gramian_of(rows), terms, chosen=chosen)
+        rows = replicas.total([part[None] for part in found[: len(shared)]])
+        products = products_for(self.balancing, rows)
+        balanced = balance(self.balancing, rows, products, terms, chosen=chosen)
         flat = iter(found[len(shared) :])
         own = [[next(flat) for _ in private] for private in every]
         return self._collect(shared, balanced, own, terms)

@@ -12,6 +12,7 @@ from keras_mtl.core.parameters_pass import HalvesPass, OneTaskPass, ParametersPa
 from keras_mtl.core.partition import Partition
 from keras_mtl.core.passes import SummedPass
 from keras_mtl.core.refresh import refreshing
+from keras_mtl.core.weighted_pass import ProductsPass, WeightedPass
 
 
 def pass_for(
@@ -60,8 +61,12 @@ def _balanced(
         kind = FeaturesPass if partition.cuts else SummedPass
     elif balancing.needs_cross_gramian:
         kind = HalvesPass
+    elif balancing.needs_cross_products:
+        kind = ProductsPass
     elif balancing.needs_one_task:
         kind = OneTaskPass
+    elif balancing.reads_gramian_only and not balancing.needs_gramian:
+        kind = WeightedPass
     elif balancing.reads_gramian_only:
         kind = noting(worth_noting(model, partition.shared(variables)))
     else:

@@ -4,8 +4,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mtl.core.passes import Collected, SummedPass, either, given, head_factors
+from keras_mtl.core.passes import SummedPass, either
 from keras_mtl.core.terms import Terms
+from keras_mtl.core.weighted_pass import with_weights
 
 
 def refreshing(kind: type[SummedPass]) -> type[SummedPass]:
@@ -28,25 +29,9 @@ def refreshing(kind: type[SummedPass]) -> type[SummedPass]:
 
 
 def _with_last_weights(passed: SummedPass, terms: Terms) -> list[Any]:
-    balancing, partition = passed.balancing, passed.partition
+    balancing = passed.balancing
     weights = tf.where(terms.active > 0, tf.convert_to_tensor(balancing.last_weights.value), 0.0)
-    shared = partition.shared(passed.variables)
-    collected = Collected(passed.variables)
-    seeds = terms.seeds_of(terms.factors * weights)
-    collected.add(shared, passed.tape.gradient(terms.totals, shared, output_gradients=seeds))
-    heads = head_factors(weights if balancing.weights_heads else None, terms)
-    for total, seed, private, head in zip(
-        terms.totals, terms.seeds, passed.private(), heads, strict=True
-    ):
-        collected.add(private, passed.tape.gradient(total, private, output_gradients=seed), head)
-    # Layers called once a task below the features take the plain sum, as in a step that balances.
-    corrections = [
-        (1.0 if head is None else head) - weight
-        for head, weight in zip(heads, tf.unstack(weights), strict=True)
-    ]
-    passed.add_read_alone(collected, terms, corrections)
-    for extra in given(terms.extra):
-        found = passed.tape.gradient(extra, passed.variables, output_gradients=terms.scale)
-        collected.add(passed.variables, found)
+    heads = weights if balancing.weights_heads else None
+    gradients = with_weights(passed, terms, weights, heads)
     balancing.count_step()
-    return collected.gradients
+    return gradients

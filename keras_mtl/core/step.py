@@ -233,7 +233,7 @@ class Step:
     def _sums_of_halves(self, elements: Mapping[str, Elements]) -> list[list[LossSum]]:
         """Returns the local sums over every other row, where the balancing compares halves."""
         balancing = self.state.gradient_balancing
-        if balancing is None or not balancing.needs_cross_gramian:
+        if balancing is None or not balancing.compares_halves:
             return []
         return [
             [plan.loss.sums(elements[name].every_other(half)) for name, plan in self._plans.items()]

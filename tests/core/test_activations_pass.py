@@ -23,7 +23,7 @@ NEVER = 2**60
 GRAMIAN_METHODS = [
     name
     for name in balancing.names()
-    if balancing.get(name).reads_gramian_only and not balancing.get(name).needs_cross_gramian
+    if balancing.get(name).reads_gramian_only and not balancing.get(name).compares_halves
 ]
 
 
