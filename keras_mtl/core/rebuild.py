@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_mtl.core import checks
+from keras_mtl.core.adapted import carry_adapted
 
 _FORMS = "a layer, a model, a list of layers, or a function of no arguments that returns one"
 
@@ -15,6 +16,8 @@ def rebuild(
     layer: keras.layers.Layer, name: str | None = None, *, seed_offset: int = 0
 ) -> keras.layers.Layer:
     """Returns a copy of a layer or model with fresh values.
+
+    What layers have adapted to, such as the mean of a Normalization or a vocabulary, is kept.
 
     Args:
         layer: Keras layer or model; it stays as it is.
@@ -26,7 +29,8 @@ def rebuild(
         A layer of the same class and config. It shares no variable with `layer`.
 
     Raises:
-        ValueError: If the layer's class cannot make it again from its config.
+        ValueError: If the layer's class cannot make it again from its config, or makes too late
+            the layers that have adapted to data.
     """
     # Classes that are not registered, such as those of a notebook, are known here all the same.
     inner = {type(part).__name__: type(part) for part in layer._flatten_layers()}
@@ -34,13 +38,15 @@ def rebuild(
     try:
         config = {**layer.get_config(), "name": name or layer.name}
         with keras.saving.custom_object_scope(own):
-            return type(layer).from_config(_reseeded(config, seed_offset))
+            copy = type(layer).from_config(_reseeded(config, seed_offset))
     except Exception as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be rebuilt from its "
             "config. Give the class a `get_config` that returns every argument of its `__init__`; "
             f"put the code of a `Lambda` into a layer of your own. Reason: {error}"
         ) from error
+    carry_adapted(layer, copy)
+    return copy
 
 
 def resolve_trunk(trunk: Any) -> list[keras.layers.Layer]:

@@ -287,3 +287,18 @@ def test_a_negative_strength_is_refused():
         ValueError, match=r"`strength` must be a .* >= 0, received -1\.0 of type float\.$"
     ):
         tied(strength=-1.0)
+
+
+@pytest.mark.parametrize("copy_weights", [False, True])
+def test_columns_keep_what_the_trunk_has_adapted_to(copy_weights, tmp_path):
+    x = np.float32([[1, 2], [3, 6]])
+    normalization = keras.layers.Normalization()
+    normalization.adapt(x)
+    ones = keras.layers.Dense(1, kernel_initializer="ones")
+    trunk = keras.Sequential([keras.Input((2,)), normalization, ones])
+    model = tied(trunk=trunk, copy_weights=copy_weights)
+    # Means 2 and 4, standard deviations 1 and 2: rows of -1 and 1, of which the sums are taken.
+    np.testing.assert_allclose(model.get_layer("a_column")(x), [[-2], [2]], rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(x)["b"], model(x)["b"])

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_mtl.core.rebuild import rebuild, resolve_tower, resolve_trunk
 
@@ -25,6 +26,22 @@ class Nameless(keras.layers.Layer):
     def __init__(self, function, **kwargs):
         super().__init__(**kwargs)
         self.function = function
+
+
+class Late(keras.layers.Layer):
+    """A layer that makes another one only when it is built."""
+
+    def build(self, shape):
+        self.inner = keras.layers.Normalization(name="inner")
+        self.inner.build(shape)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def adapted(layer, data):
+    layer.adapt(data)
+    return layer
 
 
 def functional():
@@ -90,6 +107,42 @@ def test_seeds_inside_a_model_move_too():
 )
 def test_a_layer_that_cannot_be_rebuilt_is_named(layer):
     with pytest.raises(ValueError, match=r"Layer 'odd' of type .* cannot be rebuilt"):
+        rebuild(layer)
+
+
+NUMBERS = np.float32([[1, 2], [3, 6], [8, 1]])
+WORDS = np.array([["a", "b c"], ["a", "d\ne"]])
+ADAPTED = {
+    "Normalization": lambda: adapted(keras.layers.Normalization(), NUMBERS),
+    "Discretization": lambda: adapted(keras.layers.Discretization(num_bins=3), NUMBERS),
+    "IntegerLookup": lambda: adapted(keras.layers.IntegerLookup(), NUMBERS.astype("int64")),
+    "StringLookup": lambda: adapted(keras.layers.StringLookup(mask_token="a"), WORDS),
+    "tf_idf": lambda: adapted(
+        keras.layers.StringLookup(output_mode="tf_idf", max_tokens=9, pad_to_max_tokens=True), WORDS
+    ),
+    "TextVectorization": lambda: adapted(keras.layers.TextVectorization(), WORDS[:, 1:]),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "inside"])
+def test_what_a_layer_has_adapted_to_is_kept(name, inside):
+    layer = ADAPTED[name]()
+    data = NUMBERS.astype("int64") if name == "IntegerLookup" else NUMBERS
+    if layer.input_dtype == "string":
+        data = tf.constant([["b c"], ["d\ne"], ["x"]] if name == "TextVectorization" else WORDS)
+    layer = keras.Sequential([layer]) if inside else layer
+    again = rebuild(layer, seed_offset=1)
+    np.testing.assert_array_equal(again(data), layer(data))
+    assert not shared_variables(again, layer)
+
+
+def test_what_was_adapted_too_late_to_be_kept_is_refused():
+    layer = Late(name="odd")
+    assert not rebuild(layer).built
+    layer(NUMBERS)
+    layer.inner.adapt(NUMBERS)
+    with pytest.raises(ValueError, match=r"'odd' .* adapted to: 'inner' of type Normalization"):
         rebuild(layer)
 
 
