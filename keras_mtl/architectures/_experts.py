@@ -30,7 +30,8 @@ class Experts:
     A trunk of dense layers, activations and dropout on one input `(batch, channels)` becomes one
     layer `<name>s`, in which each dense layer is one batched product over all experts. Any other
     trunk becomes layers `<name>_0`, `<name>_1`, and so on; so does one with frozen layers, a layer
-    that comes twice, constraints, penalties on outputs, or activations that are not Keras' own.
+    that comes twice, constraints, penalties on outputs, a `call` of a Sequential's own, or
+    activations that are not Keras' own.
 
     Args:
         stages: List of layers or models, one after the other an expert.
@@ -115,7 +116,7 @@ def flat_dense(stages: Sequence[keras.layers.Layer], inputs: Any) -> list[Any] |
         return None
     flat: list[Any] = []
     for stage in stages:
-        inner = stage.layers if isinstance(stage, keras.Sequential) else [stage]
+        inner = stage.layers if _only_runs_its_layers(stage) else [stage]
         flat += [layer for layer in inner if not isinstance(layer, keras.layers.InputLayer)]
     fits = all(_is_plain_dense(layer) or _fits_between(layer) for layer in flat)
     # A layer that comes twice has one kernel.
@@ -123,6 +124,11 @@ def flat_dense(stages: Sequence[keras.layers.Layer], inputs: Any) -> list[Any] |
     # The batched layer has one dtype policy for all.
     fits = fits and len({layer.dtype_policy.name for layer in flat}) == 1
     return flat if fits and any(map(_is_plain_dense, flat)) else None
+
+
+def _only_runs_its_layers(stage: Any) -> bool:
+    # A subclass of Sequential may do anything in a `call` of its own.
+    return isinstance(stage, keras.Sequential) and type(stage).call is keras.Sequential.call
 
 
 def _is_plain_dense(layer: Any) -> bool:

@@ -158,6 +158,15 @@ def minus_mean(x):
     return x - keras.ops.mean(x, axis=0)
 
 
+class Residual(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return inputs + super().call(inputs)
+
+
+class Named(keras.Sequential):
+    """A Sequential with nothing of its own but the name."""
+
+
 def frozen():
     layer = keras.layers.Dense(2)
     layer.trainable = False
@@ -186,6 +195,7 @@ ONE_BY_ONE = {
     "a shape of the noise": [Dense(2), keras.layers.Dropout(0.5, noise_shape=(1, 2))],
     "several dtypes": [Dense(2), Dense(2, dtype="float16")],
     "a functional model": [functional()],
+    "a call of its own": [Residual([Dense(4)])],
 }
 
 
@@ -206,6 +216,24 @@ def test_other_trunks_run_one_by_one(stages):
 )
 def test_on_other_inputs_experts_run_one_by_one(inputs):
     assert flat_dense([Dense(2)], inputs) is None
+
+
+def test_a_sequential_without_a_call_of_its_own_is_one_product():
+    assert flat_dense([Named([Dense(2)])], keras.Input((4,))) is not None
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        (Residual([Dense(4, kernel_initializer="zeros")]), np.ones((1, 4))),
+    ],
+    ids=["call"],
+)
+def test_experts_are_what_their_trunk_is(stage, expected):
+    inputs = keras.Input((4,))
+    experts = Experts([stage], 2, inputs)
+    for output in keras.Model(inputs, experts.outputs)(np.ones((1, 4))):
+        np.testing.assert_array_equal(output, expected)
 
 
 def test_experts_one_by_one_are_named_by_number():
