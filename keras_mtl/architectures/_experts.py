@@ -10,6 +10,7 @@ from keras import ops
 from keras_mtl.architectures._columns import Column
 from keras_mtl.architectures._gates import Mixture
 from keras_mtl.core.rebuild import rebuild
+from keras_mtl.core.unregistered import found_by_name
 
 # Layers that treat each number alike, or the last axis, and so run on all experts at once.
 _BETWEEN = (
@@ -30,8 +31,8 @@ class Experts:
     A trunk of dense layers, activations and dropout on one input `(batch, channels)` becomes one
     layer `<name>s`, in which each dense layer is one batched product over all experts. Any other
     trunk becomes layers `<name>_0`, `<name>_1`, and so on; so does one with frozen layers, a layer
-    that comes twice, constraints, penalties on outputs, a `call` of a Sequential's own, or
-    activations that are not Keras' own.
+    that comes twice, constraints, penalties on outputs, a `call` of a Sequential's own, activations
+    that are not Keras' own, or initializers that are not registered with it.
 
     Args:
         stages: List of layers or models, one after the other an expert.
@@ -139,7 +140,16 @@ def _is_plain_dense(layer: Any) -> bool:
     others = [layer.activity_regularizer, layer.kernel_constraint, layer.bias_constraint]
     others += [layer.lora_rank]
     sums = all(penalty is None or type(penalty) in _SUMS for penalty in penalties)
-    return sums and all(other is None for other in others) and _is_known(layer.activation)
+    # The batched layer keeps the configs of its layers, initializers included.
+    initializers = [layer.kernel_initializer, layer.bias_initializer]
+    plain = all(other is None for other in others) and all(map(_is_in_config, initializers))
+    return sums and plain and _is_known(layer.activation)
+
+
+def _is_in_config(initializer: Any) -> bool:
+    """Whether Keras makes an initializer again from its config alone."""
+    is_function = inspect.isroutine(initializer)
+    return found_by_name(initializer if is_function else type(initializer))
 
 
 def _fits_between(layer: Any) -> bool:

@@ -8,6 +8,7 @@ import keras
 
 from keras_mtl.core import checks
 from keras_mtl.core.adapted import carry_adapted
+from keras_mtl.core.unregistered import read_as, unregistered_objects, written_as
 
 _FORMS = "a layer, a model, a list of layers, or a function of no arguments that returns one"
 
@@ -17,7 +18,8 @@ def rebuild(
 ) -> keras.layers.Layer:
     """Returns a copy of a layer or model with fresh values.
 
-    What layers have adapted to, such as the mean of a Normalization or a vocabulary, is kept.
+    What layers have adapted to, such as the mean of a Normalization or a vocabulary, is kept, and
+    so are classes and functions of the user's, whatever their names.
 
     Args:
         layer: Keras layer or model; it stays as it is.
@@ -32,18 +34,20 @@ def rebuild(
         ValueError: If the layer's class cannot make it again from its config, or makes too late
             the layers that have adapted to data.
     """
-    # Classes that are not registered, such as those of a notebook, are known here all the same.
-    inner = {type(part).__name__: type(part) for part in layer._flatten_layers()}
-    own = {key: cls for key, cls in inner.items() if not cls.__module__.startswith("keras.")}
+    # Such as those of a notebook, which are known here all the same.
+    own = unregistered_objects(layer)
     try:
-        config = {**layer.get_config(), "name": name or layer.name}
-        with keras.saving.custom_object_scope(own):
+        with written_as(own):
+            config = {**layer.get_config(), "name": name or layer.name}
+        with read_as(own):
             copy = type(layer).from_config(_reseeded(config, seed_offset))
     except Exception as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be rebuilt from its "
             "config. Give the class a `get_config` that returns every argument of its `__init__`; "
-            f"put the code of a `Lambda` into a layer of your own. Reason: {error}"
+            "put the code of a `Lambda` into a layer of your own; make activations and the like "
+            "functions with a name (`def`), or classes with `keras.saving."
+            f"register_keras_serializable`. Reason: {error}"
         ) from error
     carry_adapted(layer, copy)
     return copy

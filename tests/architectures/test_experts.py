@@ -167,6 +167,10 @@ class Named(keras.Sequential):
     """A Sequential with nothing of its own but the name."""
 
 
+def twos(shape, dtype=None):
+    return 2 * keras.ops.ones(shape, dtype)
+
+
 def frozen():
     layer = keras.layers.Dense(2)
     layer.trainable = False
@@ -196,6 +200,8 @@ ONE_BY_ONE = {
     "several dtypes": [Dense(2), Dense(2, dtype="float16")],
     "a functional model": [functional()],
     "a call of its own": [Residual([Dense(4)])],
+    "an initializer of one's own": [Dense(2, kernel_initializer=twos)],
+    "values as initializer": [Dense(2, bias_initializer=np.ones(2))],
 }
 
 
@@ -226,8 +232,9 @@ def test_a_sequential_without_a_call_of_its_own_is_one_product():
     ("stage", "expected"),
     [
         (Residual([Dense(4, kernel_initializer="zeros")]), np.ones((1, 4))),
+        (Dense(3, kernel_initializer=twos), np.full((1, 3), 8)),
     ],
-    ids=["call"],
+    ids=["call", "initializer"],
 )
 def test_experts_are_what_their_trunk_is(stage, expected):
     inputs = keras.Input((4,))

@@ -1,9 +1,12 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_mtl.core.rebuild import rebuild, resolve_tower, resolve_trunk
+from keras_mtl.heads import Regression
 
 
 class Scale(keras.layers.Layer):
@@ -28,6 +31,21 @@ class Nameless(keras.layers.Layer):
         self.function = function
 
 
+class Keeping(keras.layers.Layer):
+    """A layer that keeps the config of the one inside, as it was given."""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.inner = keras.saving.deserialize_keras_object(config)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "config": self.config}
+
+
 class Late(keras.layers.Layer):
     """A layer that makes another one only when it is built."""
 
@@ -37,6 +55,21 @@ class Late(keras.layers.Layer):
 
     def call(self, inputs):
         return self.inner(inputs)
+
+
+def relu(x):
+    """A function of the user's that has the name of one of Keras'."""
+    return 0 * x + 7
+
+
+def twos(shape, dtype=None):
+    return 2 * keras.ops.ones(shape, dtype)
+
+
+def times(factor, name="Block"):
+    """A class of the user's of that name, such as of a cell that ran again."""
+    call = {"call": lambda self, inputs: factor * inputs}
+    return type(name, (keras.layers.Layer,), call)
 
 
 def adapted(layer, data):
@@ -107,6 +140,75 @@ def test_seeds_inside_a_model_move_too():
 )
 def test_a_layer_that_cannot_be_rebuilt_is_named(layer):
     with pytest.raises(ValueError, match=r"Layer 'odd' of type .* cannot be rebuilt"):
+        rebuild(layer)
+
+
+@pytest.mark.parametrize(
+    "activation", [relu, twos, keras.ops.gelu, keras.ops.square], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize(
+    "make", [keras.layers.Activation, lambda f: Regression(activation=f)], ids=["layer", "head"]
+)
+def test_a_function_as_activation_stays_that_function(make, activation):
+    assert rebuild(make(activation)).activation is activation
+
+
+@pytest.mark.parametrize(
+    "part", ["kernel_initializer", "bias_initializer", "kernel_regularizer", "kernel_constraint"]
+)
+def test_other_functions_stay_too(part):
+    assert getattr(rebuild(keras.layers.Dense(2, **{part: twos})), part) is twos
+
+
+def test_a_function_inside_a_model_and_one_of_keras_of_its_name_stay_apart():
+    model = keras.Sequential([keras.layers.Dense(2, relu), keras.layers.Dense(2, "relu")])
+    assert [layer.activation for layer in rebuild(model).layers] == [relu, keras.activations.relu]
+
+
+def test_values_as_initializer_stay():
+    again = rebuild(keras.layers.Dense(1, kernel_initializer=np.float32([[3], [4]])))
+    np.testing.assert_array_equal(again(np.eye(2)), [[3], [4]])
+
+
+def test_classes_of_one_name_stay_apart():
+    first, second = times(2.0), times(100.0)
+    again = rebuild(keras.Sequential([first(), second(), first()]))
+    assert [type(layer) for layer in again.layers] == [first, second, first]
+    assert float(again(np.ones((1, 1)))[0, 0]) == 2 * 100 * 2
+
+
+def test_a_class_with_a_name_of_keras_stays_apart():
+    own = times(2.0, "Dense")
+    again = rebuild(keras.Sequential([own(), keras.layers.Dense(2)]))
+    assert [type(layer) for layer in again.layers] == [own, keras.layers.Dense]
+
+
+def test_a_class_that_was_registered_again_stays_the_old_one():
+    old, new = times(2.0), times(3.0)
+    for cls in (old, new):
+        keras.saving.register_keras_serializable("test_rebuild")(cls)
+    again = rebuild(keras.Sequential([old(), new()]))
+    assert [type(layer) for layer in again.layers] == [old, new]
+    assert keras.saving.get_registered_name(old) == "test_rebuild>Block"
+
+
+def test_a_config_that_a_layer_has_kept_still_means_its_class():
+    with keras.saving.custom_object_scope({"Scale": Scale}):
+        layer = Keeping(keras.saving.serialize_keras_object(Scale(3.0)))
+    again = rebuild(keras.Sequential([layer]))
+    assert float(again(np.ones((1, 1)))[0, 0]) == 3
+
+
+def test_names_are_as_before_afterwards():
+    keras_relu = keras.layers.Dense(2, "relu").get_config()
+    rebuild(keras.layers.Dense(2, relu))
+    assert keras.saving.get_registered_name(relu) == "relu"
+    assert keras.layers.Dense.from_config(keras_relu).activation is keras.activations.relu
+
+
+def test_a_function_without_a_name_is_refused():
+    layer = keras.layers.Dense(2, functools.partial(relu), name="odd")
+    with pytest.raises(ValueError, match=r"Layer 'odd' .* functions with a name \(`def`\)"):
         rebuild(layer)
 
 
