@@ -122,11 +122,11 @@ class Canvases:
         for number, rows in enumerate(zip(lefts, rights, strict=True)):
             yield number, self._example(dict(zip(self.sides, rows, strict=True)), random)
 
-    def checksum(self) -> int:
-        """Returns a number that changes with the examples."""
+    def checksum(self, split: str) -> int:
+        """Returns a number that changes with the examples, and with the name of their split."""
         arrays = [array for side in self.sides.values() for array in side]
         whole = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
-        return zlib.crc32(repr((self._layout, self._seed)).encode(), zlib.crc32(whole))
+        return zlib.crc32(repr((split, self._layout, self._seed)).encode(), zlib.crc32(whole))
 
     def _example(self, rows: dict[str, int], random: np.random.Generator) -> dict[str, Any]:
         canvas = np.zeros((self._layout.canvas, self._layout.canvas), "uint8")
@@ -156,8 +156,8 @@ def _builder(name: str, splits: dict[str, Canvases], layout: Layout, data_dir: A
     image = tfds.features.Image(shape=(layout.size, layout.size, 1))
     return tfds.dataset_builders.AdhocBuilder(
         name=name,
-        # Other arrays or arguments are stored elsewhere.
-        config="_".join(f"{split.checksum():08x}" for split in splits.values()),
+        # Other arrays, names of splits or arguments are stored elsewhere.
+        config="_".join(f"{split.checksum(name):08x}" for name, split in splits.items()),
         version="1.0.0",
         features=tfds.features.FeaturesDict({"image": image, **labels}),
         split_datasets=splits,

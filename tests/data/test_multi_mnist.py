@@ -105,6 +105,15 @@ def test_what_is_stored_is_found_again_and_other_arguments_are_stored_elsewhere(
     assert (read(small(tmp_path, left, seed=1))[2] != images[2]).any()
 
 
+@pytest.mark.parametrize("names", [("test", "val"), ("val", "new")])
+def test_splits_of_other_names_are_stored_elsewhere(names, tmp_path):
+    zeros, ones = plain([0, 0]), plain([1, 1])
+    read(small(tmp_path, {"val": zeros, "test": ones}), "val")
+    renamed = small(tmp_path, dict(zip(names, (zeros, ones), strict=True)))
+    for split, label in zip(names, (0, 1), strict=True):
+        assert read(renamed, split)[1].tolist() == [label, label]
+
+
 def test_a_model_learns_both_tasks(tmp_path):
     builder = small(tmp_path, {"train": plain([0, 9] * 40)}, {"train": plain([0, 9] * 40)})
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
