@@ -45,8 +45,9 @@ class ServedModel(TaskControls):
 
         Raises:
             TypeError: If `tasks` is no list, or an input's signature has no shape and dtype.
-            ValueError: If a task is unknown, if all tasks are auxiliary and none is named, or if
-                `input_signature` does not fit the inputs.
+            ValueError: If a task is unknown, if all tasks are auxiliary and none is named, if
+                `input_signature` does not fit the inputs, or if two outputs would be served by
+                the same name.
         """
         if isinstance(tasks, str):
             raise TypeError(

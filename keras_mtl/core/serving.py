@@ -25,7 +25,8 @@ def export(
 
     Raises:
         TypeError: If `input_signature` or an entry has the wrong type.
-        ValueError: If `input_signature` does not fit the model's inputs.
+        ValueError: If `input_signature` does not fit the model's inputs, or two outputs would be
+            served by the same name.
     """
     signature = _signature(model, input_signature)
     archive = keras.export.ExportArchive()
@@ -104,10 +105,25 @@ def _serve(model: Any, tasks: Sequence[str]) -> Callable[[Mapping[str, Any]], di
 
 def _flat(answers: Mapping[str, Any]) -> dict[str, Any]:
     """Names the outputs `<task>`, or `<task>_<output>` where a head has several."""
-    flat = {}
+    flat: dict[str, Any] = {}
+    tasks: dict[str, str] = {}
     for task, answer in answers.items():
-        if isinstance(answer, Mapping):
-            flat.update({f"{task}_{key}": tf.identity(value) for key, value in answer.items()})
-        else:
-            flat[task] = tf.identity(answer)
+        parts = (
+            {f"{task}_{key}": value for key, value in answer.items()}
+            if isinstance(answer, Mapping)
+            else {task: answer}
+        )
+        for name, value in parts.items():
+            if name in tasks:
+                raise ValueError(_served_twice(name, tasks[name], task))
+            flat[name], tasks[name] = tf.identity(value), task
     return flat
+
+
+def _served_twice(name: str, first: str, second: str) -> str:
+    return (
+        f"The outputs of a SavedModel must differ in name, but the tasks '{first}' and "
+        f"'{second}' both have one that is served as '{name}': a head with several outputs "
+        "serves each as '<task>_<output>'. Rename one of the tasks, or export one of them alone, "
+        f"with `tasks=['{first}']`."
+    )

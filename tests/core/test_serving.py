@@ -84,6 +84,25 @@ def test_a_signature_that_does_not_fit_is_refused_and_nothing_is_written(name, t
     assert not (tmp_path / "served").exists()
 
 
+@pytest.mark.parametrize("tasks", [("detect", "detect_boxes"), ("detect_boxes", "detect")])
+def test_outputs_that_would_be_served_by_one_name_are_refused(tasks, tmp_path):
+    class Boxes(keras_mtl.heads.Regression):
+        def decode(self, predictions):
+            return {"boxes": predictions, "scores": predictions[:, 0]}
+
+    inputs = keras.Input((3,), name="x")
+    heads = {"detect": Boxes(), "detect_boxes": keras_mtl.heads.Regression(2)}
+    heads = {task: heads[task] for task in tasks}
+    model = keras_mtl.architectures.hard_sharing(inputs, keras.layers.Dense(4), heads)
+    message = f"tasks '{tasks[0]}' and '{tasks[1]}' both .* served as 'detect_boxes'"
+    with pytest.raises(ValueError, match=message):
+        model.export(tmp_path / "served", verbose=False)
+    assert not (tmp_path / "served").exists()
+    model.export(tmp_path / "served", verbose=False, tasks=["detect"])
+    served = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
+    assert set(served.structured_outputs) == {"detect_boxes", "detect_scores"}
+
+
 @pytest.mark.parametrize("given", [None, [{"image": IMAGE, "age": AGE}]])
 def test_other_formats_of_keras_get_the_signature_that_an_uncalled_model_lacks(given, monkeypatch):
     received = {}
