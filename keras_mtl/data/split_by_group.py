@@ -1,6 +1,7 @@
 """Splits that keep a group together."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,10 +94,12 @@ def _one_group_a_row(groups: Any) -> np.ndarray:
             f"`groups` must hold one group a row, received an array of shape {rows.shape}. Join "
             "several keys into one: `[f'{site}/{subject}' ...]`."
         )
-    without = [row for row, group in enumerate(rows.tolist()) if _is_missing(group)]
+    # Beside strings an array holds NaN as the string "nan".
+    given = groups if isinstance(groups, list | tuple) else rows.tolist()
+    without = [row for row, group in enumerate(given) if _is_missing(group)]
     if without:
         raise ValueError(
-            f"`groups` must hold a group for every row, received {rows[without[0]]} in row "
+            f"`groups` must hold a group for every row, received {given[without[0]]} in row "
             f"{without[0]}. Leave such rows out, or make each a group of its own."
         )
     return rows.astype(str) if rows.dtype == object else rows
@@ -108,4 +111,7 @@ def _nonnegative(seed: Any) -> int | None:
 
 
 def _is_missing(group: Any) -> bool:
-    return group is None or (isinstance(group, float) and math.isnan(group))
+    try:
+        return group is None or bool(operator.ne(group, group))  # NaN is unlike itself
+    except TypeError:  # what NA of pandas is like is not available either
+        return True

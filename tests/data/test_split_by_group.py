@@ -84,11 +84,34 @@ def test_groups_may_be_strings(groups):
         ([], {"a": 1.0}, "at least as many groups"),
         ([1.0, np.nan], {"a": 1.0}, "a group for every row, received nan in row 1"),
         (["x", None], {"a": 1.0}, "a group for every row, received None in row 1"),
+        (["x", "y", np.nan], {"a": 1.0}, "a group for every row, received nan in row 2"),
+        (("x", np.float32(np.nan)), {"a": 1.0}, "a group for every row, received nan in row 1"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(groups, fractions, message):
     with pytest.raises(ValueError, match=message):
         split_by_group(groups, fractions)
+
+
+class NotAvailable:
+    """As NA of pandas: neither like nor unlike anything."""
+
+    def __ne__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+@pytest.mark.parametrize("make", [list, lambda groups: np.array(groups, dtype=object)])
+def test_missing_values_of_pandas_are_refused(make):
+    with pytest.raises(ValueError, match=r"a group for every row, received <.* in row 1"):
+        split_by_group(make(["x", NotAvailable(), "y"]), {"a": 1.0})
+
+
+def test_a_group_may_be_called_nan():
+    splits = split_by_group(["nan", "x", "nan"], {"x": 0.6, "y": 0.4}, seed=0)
+    assert sorted(rows.tolist() for rows in splits.values()) == [[0, 2], [1]]
 
 
 def test_types_that_do_not_fit_are_refused():
