@@ -65,7 +65,10 @@ class Feed:
         return not (isinstance(x, tf.data.Dataset) or inspect.isgenerator(x))
 
     def prepare_validation(self, data: Any) -> Any:
-        """Returns `validation_data`, checked; of data sets and generators the first batch."""
+        """Returns `validation_data`, checked; of data sets and generators the first batch.
+
+        Not of data sets that shuffle or have a cache in a file, which are checked as they are read.
+        """
         if isinstance(data, tuple | list) and len(data) in (2, 3):
             return self.prepare(*data)
         if data is None:

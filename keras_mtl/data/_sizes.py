@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mtl.core import checks
-from keras_mtl.core.first_element import first_element, is_free_to_look
+from keras_mtl.core.first_element import before_shuffle, first_element, is_free_to_look
 
 
 def sizes_of(
@@ -32,8 +32,9 @@ def _size(name: str, dataset: tf.data.Dataset) -> int | None:
         return size
     if size == tf.data.INFINITE_CARDINALITY:
         return None
-    # Its first row is read only where nothing else tells whether it has one.
-    if size == 0 or (is_free_to_look(dataset) and first_element(dataset) is None):
+    # A first row is read only where nothing else tells whether there is one.
+    rows = before_shuffle(dataset)
+    if size == 0 or (is_free_to_look(rows) and first_element(rows) is None):
         raise ValueError(
             f"`datasets['{name}']` must have rows, received an empty data set. Leave it out, or "
             "look for a filter or a file pattern that lets nothing through."
