@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import pathlib
+import tracemalloc
 
 import keras
 import numpy as np
@@ -112,6 +113,22 @@ def test_splits_of_other_names_are_stored_elsewhere(names, tmp_path):
     renamed = small(tmp_path, dict(zip(names, (zeros, ones), strict=True)))
     for split, label in zip(names, (0, 1), strict=True):
         assert read(renamed, split)[1].tolist() == [label, label]
+
+
+def test_making_the_builder_copies_no_array(tmp_path):
+    images = np.zeros((20_000, 28, 28), "uint8"), np.zeros(20_000, int)
+    tracemalloc.start()
+    multi_mnist({"train": images}, data_dir=tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < images[0].nbytes / 2
+
+
+def test_every_second_row_is_stored_as_its_copy(tmp_path):
+    images, labels = plain(np.arange(10))
+    first = small(tmp_path, {"train": (images[::2], labels[::2])})
+    second = small(tmp_path, {"train": (images[::2].copy(), labels[::2].copy())})
+    assert first.data_dir == second.data_dir
 
 
 def test_a_model_learns_both_tasks(tmp_path):
