@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,13 +80,15 @@ def multi_mnist(
             f"`right` must have the splits of `left`, {list(sides['left'])}, received "
             f"{list(sides['right'])}."
         )
-    offsets = {"left": left_offset, "right": right_offset}
+    canvas = checks.positive_integer("canvas", canvas)
     size = checks.positive_integer("size", size)
     copies = checks.positive_integer("copies", copies)
     seed = checks.nonnegative_integer("seed", seed)
-    for side, offset in offsets.items():
-        _check_offset(f"{side}_offset", offset, canvas, sides[side])
-    layout = Layout(checks.positive_integer("canvas", canvas), size, offsets, copies)
+    offsets = {
+        side: _offset(f"{side}_offset", offset, canvas, sides[side])
+        for side, offset in {"left": left_offset, "right": right_offset}.items()
+    }
+    layout = Layout(canvas, size, offsets, copies)
     splits = {
         split: Canvases({side: sides[side][split] for side in sides}, layout, (seed, index))
         for index, split in enumerate(sides["left"])
@@ -179,6 +182,12 @@ def _read(argument: str, splits: Any) -> dict[str, Images]:
 
 
 def _pair(argument: str, pair: Any) -> Images:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        kind = ValueError if isinstance(pair, tuple | list) else TypeError
+        raise kind(
+            f"`{argument}` must be a pair of images and their class ids, received "
+            f"{checks.describe(pair)}. Write `(images, labels)`."
+        )
     images, labels = (np.asarray(array) for array in pair)
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
         raise ValueError(
@@ -193,16 +202,18 @@ def _pair(argument: str, pair: Any) -> Images:
     return images, labels
 
 
-def _check_offset(argument: str, offset: Any, canvas: int, side: dict[str, Images]) -> None:
+def _offset(argument: str, offset: Any, canvas: int, side: dict[str, Images]) -> tuple[int, int]:
     widest = max(images.shape[1] for images, _ in side.values())
     fits = (
         isinstance(offset, tuple | list)
         and len(offset) == 2
+        and all(isinstance(end, Integral) for end in offset)
         and 0 <= offset[0] <= offset[1] <= canvas - widest
     )
     if not fits:
         raise ValueError(
-            f"`{argument}` must be the lowest and the highest offset, from 0 to "
+            f"`{argument}` must be the lowest and the highest offset, integers from 0 to "
             f"{canvas - widest} so that images of {widest} pixels fit on a `canvas` of {canvas}, "
             f"received {checks.describe(offset)}."
         )
+    return int(offset[0]), int(offset[1])

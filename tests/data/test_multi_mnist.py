@@ -158,6 +158,9 @@ DIGITS = {"train": plain([0, 1])}
         ({"right": {"test": plain([0])}}, r"`right` must have the splits of `left`, \['train'\]"),
         ({"left_offset": (0, 2)}, "`left_offset` must be .* from 0 to 1 .* images of 2 pixels"),
         ({"right_offset": (1, 0)}, "`right_offset` must be the lowest and the highest offset"),
+        ({"left_offset": (0, 0.5)}, r"highest offset, integers .* received \(0, 0\.5\)"),
+        ({"right_offset": "01"}, "`right_offset` must be the lowest and the highest offset"),
+        ({"left": {"train": (*plain([0]), 3)}}, r"`left\['train'\]` must be a pair of images and"),
         ({"right_offset": 1}, "`right_offset` must be the lowest and the highest offset"),
         ({"canvas": 1}, "`left_offset` must be"),
         ({"size": 0}, "`size` must be an integer >= 1"),
@@ -171,6 +174,19 @@ def test_values_that_do_not_fit_are_refused(tmp_path, arguments, message):
         small(tmp_path, **{"left": DIGITS, **arguments})
 
 
-def test_types_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="`left` must be a dict from split"):
-        small(tmp_path, plain([0]))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"left": plain([0])}, "`left` must be a dict from split"),
+        ({"left": {"train": plain([0, 1])[0]}}, r"(?s)must be a pair .*Write `\(images, labels\)`"),
+        ({"canvas": "36"}, "`canvas` must be an integer >= 1, received '36' of type str"),
+    ],
+)
+def test_types_that_do_not_fit_are_refused(tmp_path, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        small(tmp_path, **{"left": DIGITS, **arguments})
+
+
+def test_offsets_of_any_integer_type_find_what_is_stored(tmp_path):
+    first = small(tmp_path, DIGITS, left_offset=(0, 1))
+    assert small(tmp_path, DIGITS, left_offset=[np.int64(0), 1]).data_dir == first.data_dir
