@@ -92,7 +92,8 @@ def plot_gradient_conflicts(
         ax: As in `plot_task_weights`.
 
     Returns:
-        The Matplotlib `Axes`. Cells without a measurement are left white.
+        The Matplotlib `Axes`. Cells without a measurement are grey and hatched. A figure of its
+        own is the higher the more pairs there are.
 
     Raises:
         ImportError: If Matplotlib is not installed.
@@ -116,15 +117,16 @@ def plot_gradient_conflicts(
             f"`log` holds no '<task>_<task>_{quantity}' of all pairs of tasks. Train two tasks or "
             "more with `callbacks=[keras_mtl.callbacks.GradientConflictMonitor()]`."
         )
-    ax = _new_axes() if ax is None else ax
+    ax = _new_axes(rows=len(pairs)) if ax is None else ax
     lowest, colours = (-1.0, "RdBu") if quantity == "cosine" else (0.0, "viridis")
-    cells = [[np.nan if x is None else float(x) for x in read.values[name]] for name in names]
-    extent = (0.5, len(cells[0]) + 0.5, len(cells) - 0.5, -0.5)
+    extent = (read.epochs[0] + 0.5, read.epochs[-1] + 1.5, len(names) - 0.5, -0.5)
     style = {"cmap": colours, "vmin": lowest, "vmax": 1.0, "aspect": "auto", "extent": extent}
-    image = ax.imshow(cells, interpolation="nearest", **style)
+    image = ax.imshow([read.cells(name) for name in names], interpolation="nearest", **style)
+    # Shows where a cell is empty; a cosine of 0 is nearly white.
+    ax.patch.set(facecolor="0.8", edgecolor="0.6", hatch="///")
     ax.figure.colorbar(image, ax=ax, label=quantity.replace("_", " "))
     ax.set_yticks(range(len(pairs)), [f"{first}, {second}" for first, second in pairs])
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     ax.set(xlabel="epoch")
     return ax
 
@@ -151,6 +153,12 @@ class _Log(NamedTuple):
         pairs = zip(self._epochs_of(name, len(values)), values, strict=True)
         there = [(epoch + 1, float(value)) for epoch, value in pairs if value is not None]
         return tuple(np.asarray(column) for column in zip(*there, strict=True))
+
+    def cells(self, name: str) -> list[float]:
+        """Returns the value in each epoch from the first to the last, NaN where there is none."""
+        there = dict(zip(self.epochs, self.values[name], strict=False))
+        values = [there.get(epoch) for epoch in range(self.epochs[0], self.epochs[-1] + 1)]
+        return [np.nan if value is None else float(value) for value in values]
 
     def _epochs_of(self, name: str, count: int) -> list[int]:
         # A History tells only how often it was validated. Keras does it where the epoch, counted
@@ -253,24 +261,27 @@ def _finished(ax: Any, label: str) -> Any:
     for line in lines:
         if len(line.get_xdata()) == 1:  # a line of one point does not show
             line.set_marker("o")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     ax.set(xlabel="epoch", ylabel=label)
     ax.grid(color="0.9")
     ax.set_axisbelow(True)
     entries = [line for line in lines if line.get_linestyle() != "--"]
     if len(entries) < len(lines):  # one entry for all, dashed in no task's colour
         dashed = {"color": "0.4", "linestyle": "--", "label": "validation"}
+        dashed["marker"] = next(line for line in lines if line.get_linestyle() == "--").get_marker()
         entries.append(_matplotlib().lines.Line2D([], [], **dashed))
     beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(entries) > 8 else {}
     ax.legend(handles=entries, fontsize="small", frameon=False, **beside)
     return ax
 
 
-def _new_axes() -> Any:
-    _matplotlib()
+def _new_axes(rows: int = 0) -> Any:
+    """Returns the axes of a new figure, at least so high that as many rows can be labelled."""
+    width, height = _matplotlib().rcParams["figure.figsize"]
     from matplotlib import pyplot  # noqa: PLC0415
 
-    return pyplot.subplots(layout="constrained")[1]
+    size = (width, max(height, 0.2 * rows + 1.0))  # inches
+    return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
 def _matplotlib() -> Any:

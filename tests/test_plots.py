@@ -1,5 +1,6 @@
 """Figures of task weights and losses: what is drawn is what was logged."""
 
+import itertools
 import sys
 
 import keras
@@ -135,6 +136,10 @@ def test_a_file_of_a_resumed_run_is_drawn_as_it_was_last(tmp_path):
 def test_a_single_epoch_shows_as_a_point():
     axes = plot_task_losses({name: values[:1] for name, values in LOG.items()})
     assert [line.get_marker() for line in axes.get_lines()] == ["o"] * 3
+    assert [handle.get_marker() for handle in axes.get_legend().legend_handles] == ["o"] * 3
+    first, last = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if first <= tick <= last] == [1]
+    assert plot_task_losses(LOG).get_legend().legend_handles[-1].get_marker() == "None"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +181,51 @@ def test_pairs_are_found_whatever_the_order_of_the_tasks():
     for tasks in (None, ["age", "sex"], ["sex", "age"]):
         image = plot_gradient_conflicts(log, tasks=tasks).get_images()[0]
         assert image.get_array().tolist() == [[0.25]]
+
+
+def conflicts(tasks, cosines):
+    log = {f"{task}_{what}": [1.0] * len(cosines) for task in tasks for what in ("loss", "weight")}
+    pairs = itertools.combinations(tasks, 2)
+    return {**log, **{f"{first}_{second}_cosine": cosines for first, second in pairs}}
+
+
+def test_conflicts_stand_at_the_epochs_of_the_run():
+    history = keras.callbacks.History()
+    history.history, history.epoch = conflicts(["age", "sex"], [0.5, -0.5, 0.0]), [5, 6, 7]
+    image = plot_gradient_conflicts(history).get_images()[0]
+    epochs = drawn(plot_task_weights(history))["age"]
+    assert image.get_extent() == [epochs[0][0] - 0.5, epochs[-1][0] + 0.5, 0.5, -0.5]
+
+
+def test_epochs_that_a_file_lacks_are_empty_columns(tmp_path):
+    header = "epoch,age_loss,age_weight,sex_loss,sex_weight,age_sex_cosine"
+    (tmp_path / "log.csv").write_text(f"{header}\n2,1,1,1,1,0.5\n4,1,1,1,1,-0.5\n")
+    image = plot_gradient_conflicts(tmp_path / "log.csv").get_images()[0]
+    assert image.get_extent() == [2.5, 5.5, 0.5, -0.5]
+    assert image.get_array().tolist() == [[0.5, None, -0.5]]  # masked
+
+
+def test_a_cell_without_a_measurement_looks_like_no_cosine():
+    axes = plot_gradient_conflicts(conflicts(["age", "sex"], [np.nan, 0.0]))
+    axes.figure.canvas.draw()
+    pixels = np.asarray(axes.figure.canvas.buffer_rgba())[::-1, :, :3] / 255
+    box = axes.get_window_extent()
+    across = np.linspace(box.x0, box.x1, 5).astype(int)
+    height = int(box.y0 + box.y1) // 2
+    empty = pixels[height - 20 : height + 20, across[1] - 20 : across[1] + 20].reshape(-1, 3)
+    zero = pixels[height, across[3]]
+    colours = axes.get_images()[0].get_cmap()(np.linspace(0, 1, 256))[:, :3]
+    assert np.abs(empty[:, None] - colours).max(axis=-1).min() > 0.05
+    assert np.abs(zero - colours).max(axis=-1).min() < 0.01
+
+
+def test_names_of_many_pairs_do_not_overlap():
+    axes = plot_gradient_conflicts(conflicts([f"t{k}" for k in range(12)], [0.5]))
+    axes.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert len(boxes) == 66
+    for upper, lower in itertools.pairwise(boxes):
+        assert upper.y0 >= lower.y1
 
 
 def test_a_row_that_was_cut_off_is_left_out(tmp_path):
