@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import keras_mtl
+from keras_mtl.hypergradients import half_batches
 
 ROWS = 12
 PENALTY = 0.05
@@ -221,6 +222,35 @@ def test_series_of_a_network_equals_that_in_double_precision(name):
     expected = [-rate * total @ reference.gradient(0, row) for row in np.eye(2)]
     # Differences over a perturbation of length 0.01 have an error of its square beside rounding.
     np.testing.assert_allclose(told(model, x), expected, rtol=2e-3, atol=MEASURED)
+
+
+def test_sparse_inputs_are_halved_as_dense_ones():
+    found, rows = [], ROWS - 1
+    x = np.where(np.abs(X) > 0.4, X, 0.0)[:rows]
+    y = {task: labels[:rows] for task, labels in Y.items()}
+    for given in (x, tf.sparse.from_dense(x)):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((3,), name="x", sparse=given is not x)
+        hidden = layers.Dense(4, "tanh")(inputs)
+        heads = {task: layers.Dense(1, name=task) for task in Y}
+        found.append(told(compiled(inputs, hidden, heads, {"truncation": 1}), given, y))
+    assert np.min(np.abs(found[0])) > 1e-3
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 3), (5, 3), (4, 2, 3), (3, 0)])
+@pytest.mark.parametrize("start", [0, 1])
+def test_every_other_row_of_a_sparse_tensor_is_that_of_a_dense_one(shape, start):
+    dense = np.random.default_rng(0).integers(0, 3, shape)
+
+    @tf.function(input_signature=[tf.SparseTensorSpec([None, *shape[1:]], tf.int64)])
+    def halved(sparse):
+        half = half_batches._every_other_row({"x": sparse, "y": None}, tf.constant(start))
+        assert half["x"].shape.as_list() == [None, *shape[1:]]
+        return half["x"]
+
+    half = halved(tf.sparse.from_dense(dense))
+    np.testing.assert_array_equal(tf.sparse.to_dense(half), dense[start::2])
 
 
 def test_two_replicas_equal_one_device(strategy):

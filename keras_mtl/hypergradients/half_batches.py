@@ -117,7 +117,7 @@ class HalfBatches:
 def _halves(data: Any) -> list[Any]:
     # Every other row of the global batch, so that replicas split it as one device does.
     before = replicas.sum_before(tf.shape(_first(data))[0])
-    return [_rows(data, slice((before + half) % 2, None, 2)) for half in (0, 1)]
+    return [_every_other_row(data, (before + half) % 2) for half in (0, 1)]
 
 
 def _share(half: Any) -> Any:
@@ -137,5 +137,21 @@ def _first(data: Any) -> Any:
     return next(part for part in tf.nest.flatten(data) if part is not None)
 
 
-def _rows(data: Any, rows: slice) -> Any:
-    return tf.nest.map_structure(lambda part: None if part is None else part[rows], data)
+def _every_other_row(data: Any, start: Any) -> Any:
+    def rows(part: Any) -> Any:
+        if isinstance(part, tf.SparseTensor):
+            return _sparse_rows(part, start)
+        return None if part is None else part[start::2]
+
+    return tf.nest.map_structure(rows, data)
+
+
+def _sparse_rows(part: tf.SparseTensor, start: Any) -> tf.SparseTensor:
+    """Returns `part[start::2]`, with `start` 0 or 1, which TensorFlow has not for sparse ones."""
+    start = tf.cast(start, tf.int64)
+    kept = tf.sparse.retain(part, part.indices[:, 0] % 2 == start)
+    indices = tf.concat([kept.indices[:, :1] // 2, kept.indices[:, 1:]], axis=1)
+    count = (part.dense_shape[:1] - start + 1) // 2
+    rows = tf.SparseTensor(indices, kept.values, tf.concat([count, part.dense_shape[1:]], axis=0))
+    rows.set_shape(tf.TensorShape([None]).concatenate(part.shape[1:]))
+    return rows
