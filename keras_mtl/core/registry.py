@@ -56,10 +56,19 @@ class _Exports:
         for key, value in found.items():
             if _plain(key) == _plain(name):
                 return value
+        advice = self._place_of(name) or checks.suggestion(name, found)
         raise ValueError(
-            f"`{self._argument}` has no {self._kind} named '{name}'."
-            f"{checks.suggestion(name, found)} Names: {list(found)}."
+            f"`{self._argument}` has no {self._kind} named '{name}'.{advice} Names: {list(found)}."
         )
+
+    def _place_of(self, identifier: Any) -> str:
+        """Returns what to write where another registry has it, or an empty string."""
+        del identifier
+        return ""
+
+
+# Each method belongs to one argument of `compile`, and is easily passed as another.
+_registries: list["Registry"] = []
 
 
 class Registry(_Exports):
@@ -79,6 +88,7 @@ class Registry(_Exports):
         super().__init__(package, argument, "method")
         self._base = base
         self._default = default
+        _registries.append(self)
 
     def _accepts(self, value: Any) -> bool:
         if not isinstance(value, type) or not issubclass(value, self._base):
@@ -86,6 +96,22 @@ class Registry(_Exports):
         # Neither what stands in `base`, nor in `base_...` beside it.
         base = self._base.__module__
         return value.__module__ != base and not value.__module__.startswith(f"{base}_")
+
+    def _place_of(self, identifier: Any) -> str:
+        for other in _registries:
+            name = None if other._package not in sys.modules else other._name_of(identifier)
+            if name is not None and other._argument != self._argument:
+                return f" It is one for `{other._argument}`: pass `{other._argument}='{name}'`."
+        return ""
+
+    def _name_of(self, identifier: Any) -> str | None:
+        """Returns the name of what is given as a name, a class or an instance, or `None`."""
+        for name, method in self.found().items():
+            if isinstance(identifier, str) and _plain(identifier) == _plain(name):
+                return name
+            if identifier is method or type(identifier) is method:
+                return name
+        return None
 
     def get(self, identifier: Any) -> Any:
         """Returns a method from its name, class, config or instance.
@@ -110,7 +136,8 @@ class Registry(_Exports):
             return self.get(keras.saving.deserialize_keras_object(dict(identifier)))
         raise TypeError(
             f"`{self._argument}` must be a name, a {self._base.__name__}, its config or None, "
-            f"received {checks.describe(identifier)}. Names: {self.names()}."
+            f"received {checks.describe(identifier)}.{self._place_of(identifier)} Names: "
+            f"{self.names()}."
         )
 
 

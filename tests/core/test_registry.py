@@ -2,8 +2,10 @@ import functools
 import sys
 import types
 
+import keras
 import pytest
 
+import keras_mtl
 from keras_mtl.core.registry import BuilderRegistry, Registry
 
 
@@ -89,3 +91,35 @@ def test_none_stands_for_the_default(package, identifier):
 def test_a_method_of_another_type_is_refused(package):
     with pytest.raises(TypeError, match="`method` must be a name, a Base, its config or None"):
         methods().get(3)
+
+
+PCGrad, Uncertainty = keras_mtl.balancing.PCGrad, keras_mtl.weighting.Uncertainty
+
+
+@pytest.mark.parametrize(
+    ("get", "identifier", "error", "advice"),
+    [
+        (keras_mtl.weighting.get, "PC_Grad", ValueError, "gradient_balancing='pcgrad'"),
+        (keras_mtl.balancing.get, "uncertainty", ValueError, "loss_weighting='uncertainty'"),
+        (keras_mtl.weighting.get, PCGrad, TypeError, "gradient_balancing='pcgrad'"),
+        (keras_mtl.balancing.get, Uncertainty(), TypeError, "loss_weighting='uncertainty'"),
+    ],
+)
+def test_a_method_of_the_other_kind_is_told_apart(get, identifier, error, advice):
+    argument = advice.partition("=")[0]
+    expected = rf"\. It is one for `{argument}`: pass `{advice}`\. Names: \["
+    with pytest.raises(error, match=expected) as found:
+        get(identifier)
+    assert "Did you mean" not in str(found.value)
+
+
+def test_a_config_of_the_other_kind_is_told_apart():
+    config = keras.saving.serialize_keras_object(PCGrad())
+    with pytest.raises(TypeError, match="pass `gradient_balancing='pcgrad'`"):
+        keras_mtl.weighting.get(config)
+
+
+def test_a_registry_whose_package_is_gone_tells_nothing():
+    Registry("no_package", Base, "method")
+    with pytest.raises(ValueError, match=r"named 'pcgard'\. Did you mean 'pcgrad'"):
+        keras_mtl.balancing.get("pcgard")
