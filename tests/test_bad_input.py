@@ -440,6 +440,26 @@ def test_choosing_tasks_refuses_unknown_names(model, tmp_path):
     assert not (tmp_path / "served").exists()
 
 
+@pytest.mark.parametrize(
+    ("tasks", "error", "message"),
+    [
+        ([], ValueError, r"`tasks` must name one task at least, and each once, received \[\]"),
+        (["job", "job"], ValueError, r"each once, received \['job', 'job'\]"),
+        ([["job"]], TypeError, r"`tasks` must hold names of tasks, received \[\['job'\]\]"),
+        (3, TypeError, r"`tasks` must be a list of task names, received 3 of type int"),
+    ],
+)
+def test_choosing_tasks_refuses_other_than_names_once_each(model, tmp_path, tasks, error, message):
+    with pytest.raises(error, match=message):
+        model.export(tmp_path / "served", tasks=tasks)
+    assert not (tmp_path / "served").exists()
+
+
+def test_a_single_task_model_takes_one_name(model):
+    with pytest.raises(TypeError, match=r"`task` must be the name of one task, .*\['job'\]"):
+        model.task_model(["job"])
+
+
 def test_what_needs_compile_says_so():
     model = build().clone()
     for use in (lambda: model.loss_weights, lambda: model.task_weights):

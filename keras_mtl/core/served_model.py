@@ -1,6 +1,6 @@
 """A model's single tasks, as models and as endpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,20 @@ class ServedModel(TaskControls):
     """A model that serves its tasks together or one by one."""
 
     def task_model(self, task: str) -> keras.Model:
-        """Returns the single-task functional model of `task`, which shares this one's weights."""
+        """Returns the single-task functional model of `task`, which shares this one's weights.
+
+        Args:
+            task: String. The task's name.
+
+        Raises:
+            TypeError: If `task` is no string.
+            ValueError: If the model has no such task.
+        """
+        if not isinstance(task, str):
+            raise TypeError(
+                f"`task` must be the name of one task, of {list(self.tasks)}, received "
+                f"{checks.describe(task)}. For several call it once for each."
+            )
         checks.task_keys("task", {task: None}, list(self.tasks), partial=True)
         return keras.Model(self.input, self.output[task], name=f"{self.name}_{task}")
 
@@ -44,24 +57,13 @@ class ServedModel(TaskControls):
                 shapes and dtypes of the inputs, by name or in order.
 
         Raises:
-            TypeError: If `tasks` is no list, or an input's signature has no shape and dtype.
-            ValueError: If a task is unknown, if all tasks are auxiliary and none is named, if
-                `input_signature` does not fit the inputs, or if two outputs would be served by
-                the same name.
+            TypeError: If `tasks` is no list of strings, or an input's signature has no shape and
+                dtype.
+            ValueError: If a task is unknown or named twice, if `tasks` is empty, if all tasks
+                are auxiliary and none is named, if `input_signature` does not fit the inputs, or
+                if two outputs would be served by the same name.
         """
-        if isinstance(tasks, str):
-            raise TypeError(
-                f"`tasks` must be a list of task names, received {checks.describe(tasks)}. Write "
-                f"`tasks=['{tasks}']`."
-            )
-        main = [task for task, spec in self.tasks.items() if not spec.auxiliary]
-        chosen = main if tasks is None else list(tasks)
-        checks.task_keys("tasks", dict.fromkeys(chosen), list(self.tasks), partial=True)
-        if not chosen:
-            raise ValueError(
-                "`tasks` must name a task to export: all of "
-                f"{list(self.tasks)} are auxiliary. Write `tasks=[...]`."
-            )
+        chosen = self._main_tasks() if tasks is None else self._named_tasks(tasks)
         if format == "tf_saved_model":
             serving.export(
                 str(filepath), self, chosen, verbose=verbose is None or verbose, **kwargs
@@ -72,6 +74,36 @@ class ServedModel(TaskControls):
             # Some exporters of Keras find none for a model that was not called, as `part` is not.
             kwargs["input_signature"] = [keras.tree.map_structure(_spec, self.input)]
         part.export(filepath, format=format, verbose=verbose, **kwargs)
+
+    def _main_tasks(self) -> list[str]:
+        main = [task for task, spec in self.tasks.items() if not spec.auxiliary]
+        if not main:
+            raise ValueError(
+                "`tasks` must name a task to export: all of "
+                f"{list(self.tasks)} are auxiliary. Write `tasks=[...]`."
+            )
+        return main
+
+    def _named_tasks(self, tasks: Any) -> list[str]:
+        example = [tasks] if isinstance(tasks, str) else list(self.tasks)
+        if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+            raise TypeError(
+                f"`tasks` must be a list of task names, received {checks.describe(tasks)}. Write "
+                f"`tasks={example}`."
+            )
+        chosen = list(tasks)
+        if not all(isinstance(task, str) for task in chosen):
+            raise TypeError(
+                f"`tasks` must hold names of tasks, received {checks.describe(chosen)}. Write "
+                f"`tasks={example}`."
+            )
+        checks.task_keys("tasks", dict.fromkeys(chosen), list(self.tasks), partial=True)
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"`tasks` must name one task at least, and each once, received {chosen}. Leave it "
+                "out to export those that are not auxiliary."
+            )
+        return chosen
 
 
 def _spec(tensor: Any) -> keras.InputSpec:
