@@ -34,11 +34,14 @@ def mix(
     n_i^(1/T) for n_i rows and a temperature T. A row keeps its inputs and labels; for the tasks
     its data set does not have it gets the marker of a missing label, which reaches neither loss
     nor metric nor gradient. A data set that ends begins again. The mixture does not shuffle:
-    shuffle the data sets, with a seed where training is to be repeated or resumed. For evaluation
+    shuffle the data sets, with a seed where training is to be repeated. For evaluation
     `keras_mtl.data.concatenate` gives every row once.
 
-    The state of an iterator is saved by `tf.train.Checkpoint(iterator=iterator)`, and the one
-    restored goes on as the one saved.
+    In a new process all draws begin anew, and so do annealed weights: a `fit` that is resumed
+    there, as by `keras.callbacks.BackupAndRestore`, sees the rows of the first epochs again and
+    does not end exactly where one that was never stopped does. A loop of your own can:
+    `tf.train.Checkpoint(iterator=iterator)` saves the state of an iterator, and the one restored
+    goes on as the one saved.
 
     Args:
         datasets: Dict from name to a `tf.data.Dataset` of rows, not of batches: elements are
