@@ -4,7 +4,7 @@ A tag is `O`, or a prefix and a type: `B-LOC` begins an entity, `I-LOC` continue
 `L-LOC`) is its last token, `S-LOC` (or `U-LOC`) an entity of one token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,16 +46,23 @@ def default_tags(num_tags: int, scheme: str) -> list[str] | None:
     return ["O", *(f"{prefix}-{kind}" for kind in range(kinds) for prefix in prefixes)]
 
 
-def check_tags(tags: Any, prefixes: str) -> list[str]:
-    """Returns the tags as a list, if each is `O` or one of the prefixes with a type."""
-    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+def check_tags(tags: Any, prefixes: str, otherwise: str = "`scheme=None`") -> list[str]:
+    """Returns the tags as a list, if each is `O` or one of the prefixes with a type.
+
+    Args:
+        tags: The user's value.
+        prefixes: String of the letters that may begin a tag.
+        otherwise: String. What to use for tags that mark no entities.
+    """
+    listed = isinstance(tags, Collection) and not isinstance(tags, str)
+    if not listed or not all(isinstance(tag, str) for tag in tags):
         raise TypeError(f"`tags` must be a list of strings, received {checks.describe(tags)}.")
     for tag in tags:
         if tag != "O" and tag.partition("-")[0] not in tuple(prefixes):
             raise ValueError(
                 f"`tags` must be 'O' or begin with one of {list(prefixes)} and '-', received "
                 f"'{tag}'. Write for example '{prefixes[0]}-LOC'; for tags that mark no entities "
-                "use `scheme=None`."
+                f"use {otherwise}."
             )
     if len(set(tags)) < len(tags):
         twice = sorted({tag for tag in tags if list(tags).count(tag) > 1})

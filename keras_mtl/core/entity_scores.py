@@ -20,7 +20,7 @@ class EntityScore(keras.metrics.Metric):
 
     def __init__(self, tags: Sequence[str], name: str, dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
-        self.tags = entities.check_tags(tags, "BIESLU")
+        self.tags = entities.check_tags(tags, "BIESLU", "the metric 'accuracy'")
         self._reading = entities.reading(self.tags)
         self._direction = "up"
         names = ("right", "expected", "found")

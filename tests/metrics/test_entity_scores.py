@@ -131,6 +131,8 @@ def test_counting_is_the_same_when_compiled_by_xla():
     ("tags", "error", "message"),
     [
         ([0, 1], TypeError, "`tags` must be a list of strings"),
+        (None, TypeError, "`tags` must be a list of strings, received None of type NoneType"),
+        (["O", "X-L"], ValueError, r"that mark no entities use the metric 'accuracy'\.$"),
         (["O", "X-LOC"], ValueError, "`tags` must be 'O' or begin with one of .* 'X-LOC'"),
         (["O", "B-LOC", "B-LOC"], ValueError, r"these occur twice: \['B-LOC'\]"),
     ],
