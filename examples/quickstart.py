@@ -18,6 +18,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
+import comparison  # the file next to this one
 import keras
 import numpy as np
 import tensorflow as tf
@@ -268,8 +269,10 @@ def parse(arguments):
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="npz file with x_train, y_train, x_test, y_test")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seeds", type=int, default=1, help="number of repetitions")
+    parser.add_argument("--epochs", type=comparison.read_positive)
+    parser.add_argument(
+        "--seeds", type=comparison.read_positive, default=1, help="number of repetitions"
+    )
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     return parser.parse_args(arguments)
 

@@ -17,6 +17,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
+import comparison  # the files next to this one
 import keras
 import keras_tuner
 import quickstart
@@ -111,12 +112,16 @@ def main(data=None, trials=10, epochs=6, seed=0, quick=False, out="keras_mtl_run
     return table, results
 
 
-if __name__ == "__main__":
+def parse(arguments=None):
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="npz file with x_train, y_train, x_test, y_test")
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--trials", type=comparison.read_positive, default=10)
+    parser.add_argument("--epochs", type=comparison.read_positive, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few seconds, to try it out")
-    args = parser.parse_args()
-    main(args.data, args.trials, args.epochs, args.seed, args.quick)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main(**vars(parse()))

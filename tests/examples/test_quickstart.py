@@ -78,3 +78,12 @@ def test_data_of_mnist_form_is_read(quickstart, tmp_path):
 def test_several_seeds_show_their_deviation(quickstart):
     assert quickstart.show(np.array([1.0, 3.0]), "+") == "+2.00 ± 1.41"
     assert quickstart.show(np.array([1.0]), "+") == "+1.00"
+
+
+@pytest.mark.parametrize("argument", ["--seeds", "--epochs"])
+@pytest.mark.parametrize("number", ["0", "-1", "x"])
+def test_a_command_line_that_trains_nothing_is_refused(quickstart, capsys, argument, number):
+    with pytest.raises(SystemExit):
+        quickstart.parse([f"{argument}={number}"])
+    expected = f"argument {argument}: must be an integer >= 1, received '{number}'"
+    assert expected in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The search runs, tries what is exported, and measures its best trial once."""
 
+import inspect
+
 import keras
 import pytest
 
@@ -33,3 +35,16 @@ def test_the_search_lists_its_trials_and_measures_the_best(tune, tmp_path):
     sums = [float(row[3]) + float(row[4]) for row in tried]
     assert sums == sorted(sums, reverse=True)
     assert set(results) >= {"loss", "left_accuracy", "right_accuracy"}
+
+
+def test_the_command_line_names_the_arguments_of_main(tune):
+    options = vars(tune.parse(["--trials", "3", "--quick"]))
+    inspect.signature(tune.main).bind(**options)
+    assert (options["trials"], options["epochs"], options["quick"]) == (3, 6, True)
+
+
+@pytest.mark.parametrize("argument", ["--trials", "--epochs"])
+def test_a_search_of_nothing_is_refused(tune, capsys, argument):
+    with pytest.raises(SystemExit):
+        tune.parse([f"{argument}=0"])
+    assert f"argument {argument}: must be an integer >= 1" in capsys.readouterr().err
