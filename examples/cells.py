@@ -187,6 +187,8 @@ def draw_answer(axes, image, answer, counts):
     parts = zip(CLASSES, answer["counts"], counts, strict=True)
     text = [f"{name} {rate:.1f} ({count:.0f})" for name, rate, count in parts]
     axes.set_title(f"A test photograph, counts (and true ones)\n{', '.join(text)}", fontsize=10)
+    lines = [axes.plot([], [], color=colour)[0] for colour in COLOURS]
+    axes.legend(lines, CLASSES, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
 
 
 def main(arguments=None):

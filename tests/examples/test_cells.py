@@ -6,6 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 ROWS = ["single task", "equal weights", "multi-task", "training mean", "training median"]
 # Pixels of 640 x 480: left, top, right, bottom.
@@ -250,6 +251,23 @@ class Found:
                 "scores": np.linspace(0.9, 0.1, len(images))[:, None],
             }
         }
+
+
+def test_boxes_are_drawn_in_the_colours_of_the_legend(cells):
+    answer = {
+        "cells_boxes": np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5]]),
+        "cells_labels": np.array([2, 1]),
+        "cells_scores": np.array([0.9, 0.8]),
+        "counts": np.zeros(3),
+    }
+    axes = Figure().subplots()
+    cells.draw_answer(axes, np.zeros((*cells.SIZE, 3), "uint8"), answer, np.zeros(3))
+    legend = axes.get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
+    colours = [line.get_color() for line in legend.legend_handles]
+    assert names == ["RBC", "WBC", "Platelets"]
+    drawn = {line.get_xdata()[1]: line.get_color() for line in axes.lines if len(line.get_xdata())}
+    assert drawn == {256: colours[2], 128: colours[1]}
 
 
 def test_average_precision_is_the_mean_over_classes_that_occur(cells, tmp_path):
