@@ -99,7 +99,9 @@ class MultiTaskModel(FittedModel):
             loss: `"auto"` takes each task's loss from its `Task` or head. A dict replaces task by
                 task; `None` for a task is an output without loss or label. One loss serves all.
             loss_weights: Dict from task to a constant >= 0; others keep `Task(loss_weight=)`.
-            metrics: As `loss`, with a metric or a list of metrics a task.
+            metrics: As `loss`, with a metric or a list of metrics a task. Where columns of a label
+                miss one by one, those of Keras count the others, but for metrics that rank or
+                compare the columns of a row: these leave it out, and `compile` warns.
             weighted_metrics: As `metrics`; sample and class weights reach these.
             run_eagerly: As in Keras.
             steps_per_execution: As in Keras; 1 where there are several replicas.

@@ -1,12 +1,13 @@
 """Resolves the arguments of `compile` task by task, before anything is changed."""
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from keras_mtl.core import checks, gains, negative, task_metrics
+from keras_mtl.core import checks, gains, metric_inputs, negative, task_metrics
 from keras_mtl.core.losses import TaskLoss
 from keras_mtl.core.losses import resolve as resolve_loss
 from keras_mtl.core.plan import TaskPlan
@@ -122,6 +123,7 @@ def resolve_metrics(
         with_weights = task_metrics.resolve(name, weighted.get(name))
         builtin = [x.name for x in (*own, *with_weights) if task_metrics.is_builtin(x)]
         _check_several("metrics", name, outputs[name], builtin)
+        _warn_of_whole_rows(plans[name], [*own, *with_weights], outputs[name])
         found[name] = [
             TaskMetric(
                 f"{name}_{metric.name}",
@@ -140,6 +142,21 @@ def _default_metrics(task: Any, head: Any) -> Any:
     if task.metrics is not None:
         return task.metrics
     return None if head is None else head.default_metrics()
+
+
+def _warn_of_whole_rows(plan: TaskPlan, metrics: list[Any], outputs: Any) -> None:
+    """Warns of metrics that leave out rows of which the loss leaves out single columns."""
+    if not plan.loss.elementwise or isinstance(outputs, Mapping) or outputs.shape[-1] == 1:
+        return
+    whole = [metric.name for metric in metrics if metric_inputs.reads_whole_rows(metric)]
+    if whole:
+        warnings.warn(
+            f"`metrics` of task '{plan.name}' holds {whole}, which read whole rows: they leave out "
+            "each row of which a column has no label, and the loss leaves out that column alone. "
+            "Where columns miss one by one, take a metric with a threshold, such as "
+            '`keras.metrics.F1Score("macro", threshold=0.5)`, or of single columns.',
+            stacklevel=3,
+        )
 
 
 def _check_shared_objects(groups: list[dict[str, Any]]) -> None:

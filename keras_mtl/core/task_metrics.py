@@ -9,12 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mtl.core import checks
+from keras_mtl.core import checks, metric_inputs
 from keras_mtl.core.by_shape import ACCURACY
-from keras_mtl.core.labels import Elements, fit
-from keras_mtl.core.losses import ELEMENTWISE, crossentropy, function_of, is_of_keras
-
-_ELEMENTWISE_METRICS = (*ELEMENTWISE, keras.metrics.binary_accuracy)
+from keras_mtl.core.labels import Elements
+from keras_mtl.core.losses import crossentropy, function_of, is_of_keras
 
 
 def accuracy(y_true: Any, y_pred: Any) -> Any:
@@ -94,7 +92,7 @@ class TaskMetric:
         self._weighted = weighted
         self._jit_compile = jit_compile
         self._takes_weight = _takes_weight(metric)
-        self._by_column = _by_column(metric)
+        self._inputs = metric_inputs.way_for(metric)
         direction = getattr(metric, "_direction", None)
         if direction is not None:
             # Read by Keras' callbacks under `mode="auto"`, which take any other value for "down".
@@ -118,20 +116,9 @@ class TaskMetric:
             self.metric.update_state(labels, predictions)
         elif not self._takes_weight:
             self._update_rows(elements, counted)
-        elif self._by_column and _has_columns(elements):
-            self._update_columns(elements, weight, counted)
         else:
-            weight = _weights(elements, weight, _reference(elements), counted)
+            labels, predictions, weight = self._inputs(elements, weight, counted)
             self.metric.update_state(labels, predictions, sample_weight=weight)
-
-    def _update_columns(self, elements: Elements, weight: Any, counted: Any) -> None:
-        labels, predictions = elements.labels, elements.predictions
-        weight = _weights(elements, weight, labels, counted)
-        self.metric.update_state(
-            tf.reshape(labels, (-1, 1)),
-            tf.reshape(predictions, (-1, 1)),
-            sample_weight=tf.reshape(weight, (-1,)),
-        )
 
     def _update_rows(self, elements: Elements, counted: Any) -> None:
         # The metric takes no weights: rows that do not count are left out.
@@ -157,42 +144,6 @@ def _takes_weight(metric: Any) -> bool:
     return "sample_weight" in parameters or any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
     )
-
-
-def _by_column(metric: Any) -> bool:
-    if isinstance(metric, keras.metrics.AUC):
-        return not metric.multi_label
-    if isinstance(metric, keras.metrics.Precision | keras.metrics.Recall):
-        return metric.top_k is None and metric.class_id is None
-    if isinstance(metric, keras.metrics.RootMeanSquaredError):
-        return True
-    return function_of(metric) in _ELEMENTWISE_METRICS
-
-
-def _has_columns(elements: Elements) -> bool:
-    labels, predictions = elements.labels, elements.predictions
-    if elements.mask is None or isinstance(labels, dict) or isinstance(predictions, dict):
-        return False
-    return labels.shape.rank == predictions.shape.rank and predictions.shape[-1] != 1
-
-
-def _reference(elements: Elements) -> Any:
-    """Returns a tensor in the shape of what most metrics compute from the predictions."""
-    labels, predictions = elements.labels, elements.predictions
-    if isinstance(predictions, dict) or isinstance(labels, dict):
-        first = tf.nest.flatten(predictions)[0]
-        return tf.reshape(first, (tf.shape(first)[0], -1))[:, 0]
-    if labels.shape.rank < predictions.shape.rank:
-        return labels
-    return predictions[..., 0] if predictions.shape.rank > 1 else predictions
-
-
-def _weights(elements: Elements, weight: Any, values: Any, counted: Any) -> Any:
-    mask = elements.counted(values)
-    product = tf.ones(tf.shape(values)) if mask is None else tf.cast(mask, tf.float32)
-    if weight is not None:
-        product *= fit(weight, values)
-    return product if counted is None else product * tf.cast(counted, tf.float32)
 
 
 class Direction:
