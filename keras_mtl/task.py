@@ -26,7 +26,8 @@ class Task:
             where there is data, of shape `(batch, steps)`. By default the Keras mask goes along;
             name one where a layer on the way loses it, as `keras.layers.Concatenate` does where
             it joins a masked tensor with one that is not: its mask is True everywhere.
-        loss: Loss as in `compile`; by default the head's.
+        loss: Loss as in `compile`; by default the head's. An `ignore_class` of the loss marks
+            missing labels, where the head's is left at its default.
         metrics: Metric or list of metrics as in `compile`; by default the head's.
         loss_weight: Float >= 0. The user's constant, before any loss weighting.
         auxiliary: Boolean. The task only helps the others: it trains, and `export` leaves it

@@ -522,6 +522,26 @@ def test_a_loss_that_keras_picks_by_shape_is_checked_as_the_one_picked(y, messag
         model.fit(X, labels(**y), verbose=0)
 
 
+def ignoring(marker):
+    return keras.losses.SparseCategoricalCrossentropy(ignore_class=marker)
+
+
+@pytest.mark.parametrize("head_marker", [1, None])
+def test_two_classes_that_mean_no_label_are_refused(head_marker):
+    task = Task(Classification(3, ignore_class=head_marker), loss=ignoring(0))
+    x = keras.Input((4,), name="x")
+    model = keras_mtl.architectures.hard_sharing(x, keras.layers.Dense(5), {"job": task})
+    message = rf"`ignore_class` of task 'job' .* {head_marker} from the head and 0 from the loss"
+    with pytest.raises(ValueError, match=message):
+        model.compile("sgd")
+
+
+def test_a_float_label_is_not_missing_where_it_is_the_class_that_the_loss_ignores():
+    model = build(loss={"job": ignoring(0)})
+    with pytest.raises(ValueError, match=r"must hold NaN .*`ignore_class=0` marks integers"):
+        model.fit(X, labels(job=np.arange(ROWS) % 3.0), verbose=0)
+
+
 def test_a_marker_that_the_labels_cannot_hold_is_no_marker():
     model = build()
     with pytest.raises(ValueError, match=r"`y\['job'\]` must hold class ids .* Received 255"):

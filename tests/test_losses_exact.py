@@ -116,6 +116,28 @@ def test_class_losses_leave_out_the_ignored_class(activation):
     np.testing.assert_allclose([logs["a_accuracy"], logs["val_a_accuracy"]], accuracy, rtol=1e-6)
 
 
+STEPS_X = random.normal(size=(ROWS, 5, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("marker", [0, 2])
+def test_the_class_that_the_loss_ignores_is_no_label(marker):
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=marker)
+    head = Task(Classification(3, pooling=None), loss=loss)
+    model = keras_mtl.architectures.hard_sharing(
+        keras.Input((5, 4), name="x"), keras.layers.Dense(5, name="trunk"), {"a": head}
+    )
+    model.compile("sgd")
+    labels = np.tile([0, 0, 1, 2, 0], (ROWS, 1))
+    logs = model.evaluate(STEPS_X, {"a": labels}, return_dict=True, verbose=0)
+    p = model.predict(STEPS_X, verbose=0)["a"]
+    errors = -np.log(np.take_along_axis(p, labels[..., None], axis=-1))[..., 0]
+    right = p.argmax(-1) == labels
+    present = labels != marker
+    np.testing.assert_allclose(logs["a_loss"], errors[present].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["a_loss"], loss(labels, p), rtol=1e-5)  # as in plain Keras
+    np.testing.assert_allclose(logs["a_accuracy"], right[present].mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("marker", [-1, NAN])
 def test_each_label_of_a_multi_label_task_may_be_missing(marker):
     labels = random.integers(0, 2, size=(ROWS, 3)).astype("int32" if marker == -1 else "float32")

@@ -1,5 +1,6 @@
 """Resolves the arguments of `compile` task by task, before anything is changed."""
 
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -96,10 +97,30 @@ def _check_several(argument: str, task: str, outputs: Any, builtin: list[str]) -
 
 def _plan(name: str, task: Any, head: Any, identifier: Any) -> TaskPlan:
     loss = TaskLoss(name, resolve_loss(name, identifier))
-    marker = getattr(head, "ignore_class", None)
-    if head is None:
-        marker = getattr(loss.loss, "ignore_class", None)
-    return TaskPlan(name, loss, marker, task.where, task.mask)
+    return TaskPlan(name, loss, _marker(name, loss, head), task.where, task.mask)
+
+
+def _marker(name: str, loss: TaskLoss, head: Any) -> int | None:
+    """Returns the class label that means "no label": the loss's, where it has one."""
+    of_loss, of_head = loss.ignore_class, getattr(head, "ignore_class", None)
+    if of_loss is None:
+        return of_head
+    if of_head not in (of_loss, _default_marker(head)):
+        raise ValueError(
+            f"`ignore_class` of task '{name}' must be one value, received {of_head} from the head "
+            f"and {of_loss} from the loss. Give the head `ignore_class={of_loss}`, or leave it out "
+            "of the loss."
+        )
+    return of_loss
+
+
+def _default_marker(head: Any) -> int | None:
+    """Returns the `ignore_class` of a head that was given none."""
+    for kind in type(head).__mro__:
+        parameters = inspect.signature(kind.__init__).parameters
+        if "ignore_class" in parameters:
+            return parameters["ignore_class"].default
+    return None
 
 
 def resolve_metrics(

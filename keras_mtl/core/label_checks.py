@@ -188,6 +188,7 @@ def _class_rules(plan: TaskPlan, values: Any, num_classes: int | None) -> list[R
             "Give integers, or use a regression loss."
         )
         rules.append(_rule(message, values, tf.not_equal(tf.round(values), values)))
+        rules += _float_marker_rules(plan, values)
     highest = "any" if num_classes is None else num_classes - 1
     bad = _outside(values, num_classes)
     message = (
@@ -195,6 +196,17 @@ def _class_rules(plan: TaskPlan, values: Any, num_classes: int | None) -> list[R
         "Renumber the classes, or change the head's `num_classes`."
     )
     return [*rules, _rule(message, values, bad)]
+
+
+def _float_marker_rules(plan: TaskPlan, values: Any) -> list[Rule]:
+    # The loss would leave these out, but they would count in its mean.
+    if plan.loss.ignore_class is None:
+        return []
+    message = (
+        f"`y['{plan.name}']` must hold NaN where a float label is missing: the loss's "
+        f"`ignore_class={plan.loss.ignore_class}` marks integers. Give integers, or NaN."
+    )
+    return [_rule(message, values, tf.equal(values, float(plan.loss.ignore_class)))]
 
 
 def _outside(values: Any, num_classes: int | None) -> Any:

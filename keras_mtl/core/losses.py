@@ -149,6 +149,11 @@ class TaskLoss:
         """The Keras function behind the loss, or `None`."""
         return function_of(self.loss)
 
+    @property
+    def ignore_class(self) -> int | None:
+        """The class label that the loss itself leaves out, or `None`."""
+        return getattr(self.loss, "ignore_class", None)
+
     def for_shapes(self, labels: tf.TensorShape, predictions: Sequence[int | None]) -> "TaskLoss":
         """Returns the loss that `"crossentropy"` stands for with these shapes, else this one."""
         if self.function is not crossentropy or labels.rank is None:
