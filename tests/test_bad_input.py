@@ -562,7 +562,12 @@ BAD_MODELS = {
     "name of a log": (
         lambda x, y: MultiTaskModel(x, {"val_job": y}),
         ValueError,
-        "must not start with 'val_'.*'val_job'. Rename the task",
+        "must not start with 'val_', nor be 'val'.*'val_job'. Rename the task",
+    ),
+    "name of the validation loss": (
+        lambda x, y: MultiTaskModel(x, {"val": y}),
+        ValueError,
+        "must not start with 'val_', nor be 'val'.*received 'val'. Rename the task",
     ),
     "no name of a layer": (
         lambda x, y: MultiTaskModel(x, {"a b": y}),

@@ -187,10 +187,10 @@ def task_names(names: Collection[Any]) -> None:
                 "A task name must be a string of letters, digits, '_', '-' or '.' that starts with "
                 f"a letter or digit, since layers and logs bear it, received {describe(name)}."
             )
-        if name.startswith("val_"):
+        if name == "val" or name.startswith("val_"):
             raise ValueError(
-                f"A task name must not start with 'val_', which marks validation logs, received "
-                f"'{name}'. Rename the task."
+                "A task name must not start with 'val_', nor be 'val', as validation logs do, "
+                f"received '{name}'. Rename the task."
             )
 
 
