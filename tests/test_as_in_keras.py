@@ -218,3 +218,37 @@ def test_the_accuracy_of_a_classification_head_follows_the_labels_of_the_loss(lo
     right = model.predict(x, verbose=0)["job"].argmax(-1) == labels.argmax(-1)
     known = ~np.isnan(labels).any(axis=-1)
     assert found["job_accuracy"] == pytest.approx(right[known].mean())
+
+
+def compute_in(dtype):
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+
+
+@pytest.fixture
+def float64():
+    compute_in("float64")
+    yield
+    compute_in("float32")
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_model_of_float64_is_trained_and_evaluated():
+    inputs = keras.Input((3,), name="x")
+    age = keras.layers.Dense(2, kernel_regularizer=keras.regularizers.L2(0.1))
+    model = keras_mtl.MultiTaskModel(inputs, {"age": age(inputs)})
+    metric, gain = {"age": ["mae"]}, {"age_mae": 1.0}
+    sgd = keras.optimizers.SGD(0.0)
+    model.compile(sgd, loss="mse", weighted_metrics=metric, baselines=gain)
+    x, labels, weights = np.float64(X), np.float64(X[:, :2]), np.linspace(0.0, 2.0, 8)
+    labels[0, 0] = np.nan
+
+    validation = (x, {"age": labels}, {"age": weights})
+    logs = model.fit(x, {"age": labels}, validation_data=validation, verbose=0).history
+
+    errors = model.predict(x, verbose=0)["age"] - labels
+    total = np.nansum(weights[:, None] * errors**2) / 15 + 0.1 * np.square(age.kernel).sum()
+    assert age.kernel.dtype == "float64"
+    assert logs["val_loss"][0] == pytest.approx(total, rel=1e-5)
+    mae = np.nansum(weights[:, None] * np.abs(errors)) / (2 * weights.sum() - weights[0])
+    assert logs["val_age_mae"][0] == pytest.approx(mae, rel=1e-5)

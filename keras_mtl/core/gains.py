@@ -64,7 +64,8 @@ class Gains:
             return {}
         by_task: dict[str, list[Any]] = {}
         for name, base in self._baselines.items():
-            gain = self._signs[name] * (logs[name] - base) / abs(base)
+            value = tf.cast(logs[name], tf.float32)  # a metric may be of another dtype
+            gain = self._signs[name] * (value - base) / abs(base)
             by_task.setdefault(self._tasks[name], []).append(gain)
         there = {task: tf.cast(measured[task], tf.float32) for task in by_task}
         gains = [(gain, there[task]) for task, group in by_task.items() for gain in group]

@@ -38,7 +38,7 @@ class LogBook(CompileMetrics):
         self._tasks = tuple(tasks)
         self._losses = TaskMeans(len(tasks), name="task_losses")
         self._weights = TaskMeans(len(tasks), name="task_weights")
-        self._extra = keras.metrics.Mean(name="extra_loss")
+        self._extra = keras.metrics.Mean(name="extra_loss", dtype="float32")
         self._skipped = keras.metrics.Sum(name="skipped_updates") if skips else None
         self._task_metrics = dict(task_metrics)
         self.built = True

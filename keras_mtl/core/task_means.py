@@ -16,8 +16,8 @@ class TaskMeans(keras.metrics.Metric):
 
     def __init__(self, num_tasks: int, name: str) -> None:
         super().__init__(name=name, dtype="float32")
-        self.total = self.add_variable((num_tasks,), "zeros", name="total")
-        self.count = self.add_variable((num_tasks,), "zeros", name="count")
+        self.total = self.add_variable((num_tasks,), "zeros", self.dtype, name="total")
+        self.count = self.add_variable((num_tasks,), "zeros", self.dtype, name="count")
 
     def update_state(self, totals: Any, counts: Any, counted: Any = None) -> None:
         """Adds weighted sums and sums of weights `(num_tasks,)`, unless `counted` is false."""
