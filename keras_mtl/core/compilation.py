@@ -149,6 +149,7 @@ def resolve_metrics(
             TaskMetric(
                 f"{name}_{metric.name}",
                 task_metrics.owned_by(model, metric),
+                task=name,
                 weighted=is_weighted,
                 jit_compile=lambda: model.jit_compile,
             )

@@ -80,18 +80,26 @@ class TaskMetric:
     Args:
         log_name: String, `<task>_<metric>`.
         metric: A `keras.metrics.Metric`.
+        task: String. The task's name.
         weighted: Boolean. Whether the user's sample weights reach it.
         jit_compile: Function that tells whether the step is compiled by XLA.
     """
 
     def __init__(
-        self, log_name: str, metric: Any, *, weighted: bool, jit_compile: Callable[[], bool]
+        self,
+        log_name: str,
+        metric: Any,
+        *,
+        task: str,
+        weighted: bool,
+        jit_compile: Callable[[], bool],
     ) -> None:
         self.name = log_name
+        self.task = task
         self.metric = metric
         self._weighted = weighted
         self._jit_compile = jit_compile
-        self._takes_weight = _takes_weight(metric)
+        self._takes_weight = _takes_weight(metric) and not metric_inputs.compares_rows(metric)
         self._inputs = metric_inputs.way_for(metric)
         direction = getattr(metric, "_direction", None)
         if direction is not None:
@@ -110,30 +118,42 @@ class TaskMetric:
             elements: The task's `Elements`.
             counted: Optional boolean scalar; False keeps the whole batch out.
         """
-        labels, predictions = elements.labels, elements.predictions
         weight = elements.weight if self._weighted else None
         if elements.complete and weight is None and counted is None:
-            self.metric.update_state(labels, predictions)
-        elif not self._takes_weight:
-            self._update_rows(elements, counted)
-        else:
+            self._update(elements.labels, elements.predictions)
+        elif self._takes_weight:
             labels, predictions, weight = self._inputs(elements, weight, counted)
-            self.metric.update_state(labels, predictions, sample_weight=weight)
+            self._update(labels, predictions, sample_weight=weight)
+        else:
+            self._update_rows(elements, counted)
+
+    def _update(self, labels: Any, predictions: Any, **weight: Any) -> None:
+        try:
+            self.metric.update_state(labels, predictions, **weight)
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+            received = {"labels": labels, "predictions": predictions, **weight}
+            texts = [f"{noun} of shape {_shapes(part)}" for noun, part in received.items()]
+            raise ValueError(
+                f"`metrics` of task '{self.task}': '{self.metric.name}' cannot be updated with "
+                f"{', '.join(texts)}: {error} Weights of 0 mark what has no label. Use a metric "
+                "that takes these, or leave it out."
+            ) from error
 
     def _update_rows(self, elements: Elements, counted: Any) -> None:
         # The metric takes no weights: rows that do not count are left out.
         if self._jit_compile():
             raise ValueError(
-                f"Metric '{self.name}' takes no `sample_weight`, so rows without a label must be "
-                "cut out of the batch, which XLA cannot do. Add `sample_weight=None` to its "
-                "`update_state`, or compile with `jit_compile=False`."
+                f"Metric '{self.name}' takes no `sample_weight` a row, so rows without a label "
+                "must be cut out of the batch, which XLA cannot do. Add `sample_weight=None` to "
+                "its `update_state`, take one that does not compare rows with each other, or "
+                "compile with `jit_compile=False`."
             )
         rows = tf.nest.flatten(elements.labels)[0]
         rows = tf.reshape(rows, (tf.shape(rows)[0], -1))[:, 0]
         mask = replace(elements, padding=None).counted(rows)
         mask = tf.ones_like(rows, dtype=tf.bool) if mask is None else mask
         mask = mask if counted is None else tf.logical_and(mask, counted)
-        self.metric.update_state(
+        self._update(
             tf.nest.map_structure(lambda part: tf.boolean_mask(part, mask), elements.labels),
             tf.nest.map_structure(lambda part: tf.boolean_mask(part, mask), elements.predictions),
         )
@@ -144,6 +164,10 @@ def _takes_weight(metric: Any) -> bool:
     return "sample_weight" in parameters or any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
     )
+
+
+def _shapes(structure: Any) -> Any:
+    return tf.nest.map_structure(lambda part: tuple(part.shape), structure)
 
 
 class Direction:

@@ -3,7 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, f1_score, precision_score, r2_score, recall_score
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    jaccard_score,
+    precision_score,
+    r2_score,
+    recall_score,
+)
 
 import keras_mtl
 from keras_mtl import Task
@@ -184,3 +191,45 @@ def test_compile_does_not_warn_where_columns_cannot_miss_one_by_one():
     one_hot = Task(Classification(COLUMNS), loss="categorical_crossentropy")
     for head in (BinaryClassification(), one_hot):
         build(head, [make() for make in ROW_METRICS.values()])
+
+
+COMPLETE = TRUTH.astype("float32")
+
+
+@pytest.mark.parametrize("labels", [COMPLETE, np.where(PRESENT, TRUTH, -1)])
+@pytest.mark.parametrize("on_nonfinite", [None, "skip"])
+def test_intersection_over_union_counts_labelled_elements(labels, on_nonfinite):
+    metric = keras.metrics.BinaryIoU(target_class_ids=[1], name="iou")
+    model = build(BinaryClassification(COLUMNS), [metric], on_nonfinite=on_nonfinite)
+    p = model.predict(X, verbose=0)["a"]
+    logs = model.train_on_batch(X, {"a": labels}, return_dict=True)
+    there = labels >= 0
+    assert logs["a_iou"] == pytest.approx(jaccard_score(TRUTH[there], p[there] >= 0.5), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["PearsonCorrelation", "ConcordanceCorrelation"])
+def test_metrics_that_compare_rows_leave_out_those_with_a_gap(kind):
+    def metric():
+        return getattr(keras.metrics, kind)(axis=0, name="correlation")
+
+    labels = random.normal(size=(ROWS, COLUMNS)).astype("float32")
+    model = build(Regression(COLUMNS), [metric()])
+    p = model.predict(X, verbose=0)["a"]
+    whole = PRESENT.all(axis=1)
+    for y, rows in ((labels, slice(None)), (np.where(PRESENT, labels, np.nan), whole)):
+        logs = model.test_on_batch(X, {"a": y}, return_dict=True)
+        expected = of_keras(metric(), labels[rows], p[rows])
+        assert logs["a_correlation"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_metric_that_cannot_be_updated_is_named_with_its_task():
+    metric = keras.metrics.F1Score(threshold=0.5, name="f1")
+    model = keras_mtl.architectures.hard_sharing(
+        keras.Input((2, 4), name="x"),
+        keras.layers.Dense(3),
+        {"a": BinaryClassification(COLUMNS, pooling=None)},
+    )
+    model.compile("sgd", metrics={"a": [metric]})
+    message = r"`metrics` of task 'a': 'f1' cannot be updated with labels of shape \(.*2, 3\), pred"
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(np.zeros((4, 2, 4)), {"a": np.zeros((4, 2, COLUMNS))}, verbose=0)
