@@ -175,6 +175,21 @@ def test_sample_weights_and_reductions(reduction):
     np.testing.assert_allclose(logs["b_loss"], other, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8", "bool"])
+def test_sample_weights_of_single_columns(dtype):
+    weights = random.uniform(0.0, 3.0, size=(ROWS, 3)).astype("float32")
+    model = build({"a": BinaryClassification(units=3)}, weighted_metrics={"a": ["binary_accuracy"]})
+    labels = random.integers(0, 2, size=(ROWS, 3)).astype(dtype)
+    history = model.fit(
+        X, {"a": labels}, sample_weight={"a": weights}, batch_size=BATCH, shuffle=False, verbose=0
+    )
+    predictions = predicted(model, "a")
+    expected = labelled_mean(yes_no_errors(labels, predictions), True, weights)
+    accuracy = np.average((predictions > 0.5) == labels, weights=weights)
+    np.testing.assert_allclose(history.history["a_loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(history.history["a_binary_accuracy"], accuracy, rtol=1e-5)
+
+
 def test_one_array_of_sample_weights_serves_all_tasks():
     model = build({"a": Regression(), "b": Classification(3)})
     y = {"a": FLOATS[:, :1], "b": np.arange(ROWS) % 3}

@@ -223,8 +223,10 @@ class TaskLoss:
         rank = elements.predictions.shape.rank
         if elements.labels.shape.rank != rank:
             return False
+        weight = elements.weight
+        single = elements.mask is not None or (weight is not None and weight.shape.rank == rank)
         # Of outputs `(batch,)` Keras takes the mean over the batch: the rows would be lost.
-        return rank == 1 or (elements.mask is not None and elements.predictions.shape[-1] != 1)
+        return rank == 1 or (single and elements.predictions.shape[-1] != 1)
 
     def _scalar(self, value: Any, elements: Elements) -> LossSum:
         masked = elements.padding is not None or elements.rows is not None
