@@ -536,6 +536,24 @@ def test_two_classes_that_mean_no_label_are_refused(head_marker):
         model.compile("sgd")
 
 
+@pytest.mark.parametrize("loss", ["hinge", keras.losses.squared_hinge, keras.losses.Hinge()])
+def test_minus_one_cannot_mean_both_no_and_no_label(loss):
+    def compiled(**arguments):
+        head = BinaryClassification(activation=None, **arguments)
+        x = keras.Input((4,), name="x")
+        trunk = keras.layers.Dense(5)
+        model = keras_mtl.architectures.hard_sharing(x, trunk, {"a": Task(head, loss=loss)})
+        model.compile("sgd", metrics=None)
+        return model
+
+    with pytest.raises(ValueError, match=r"`ignore_class` of task 'a' .* -1 .*`ignore_class=None`"):
+        compiled()
+    model, y = compiled(ignore_class=None), np.where(np.arange(ROWS) % 2, 1, -1)
+    found = model.test_on_batch(X, {"a": y}, return_dict=True)["a_loss"]
+    expected = np.mean(keras.losses.get(loss)(y[:, None], model.predict(X, verbose=0)["a"]))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_float_label_is_not_missing_where_it_is_the_class_that_the_loss_ignores():
     model = build(loss={"job": ignoring(0)})
     with pytest.raises(ValueError, match=r"must hold NaN .*`ignore_class=0` marks integers"):

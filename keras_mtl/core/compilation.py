@@ -15,6 +15,9 @@ from keras_mtl.core.plan import TaskPlan
 from keras_mtl.core.roles import TaskRole
 from keras_mtl.core.task_metrics import TaskMetric
 
+# Read labels that are -1 or 1.
+_HINGES = (keras.losses.hinge, keras.losses.squared_hinge)
+
 
 def head_of(outputs: Any) -> Any:
     """Returns the head layer that made a task's outputs, or `None`."""
@@ -97,7 +100,14 @@ def _check_several(argument: str, task: str, outputs: Any, builtin: list[str]) -
 
 def _plan(name: str, task: Any, head: Any, identifier: Any) -> TaskPlan:
     loss = TaskLoss(name, resolve_loss(name, identifier))
-    return TaskPlan(name, loss, _marker(name, loss, head), task.where, task.mask)
+    marker = _marker(name, loss, head)
+    if marker == -1 and loss.function in _HINGES:
+        raise ValueError(
+            f"`ignore_class` of task '{name}' must not be -1 with the loss '{loss.loss.name}', "
+            "which reads -1 as no: these labels would count as missing. Give the head "
+            "`ignore_class=None`, or where labels are missing another integer, such as -2."
+        )
+    return TaskPlan(name, loss, marker, task.where, task.mask)
 
 
 def _marker(name: str, loss: TaskLoss, head: Any) -> int | None:
