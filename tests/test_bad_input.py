@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_mtl
 from keras_mtl import MultiTaskModel, Task
-from keras_mtl.heads import BinaryClassification, Classification, Regression
+from keras_mtl.heads import BinaryClassification, Classification, Detection, Regression
 
 ROWS = 8
 X = np.random.default_rng(0).normal(size=(ROWS, 4)).astype("float32")
@@ -398,6 +398,14 @@ def test_one_metric_object_must_not_serve_two_tasks(model):
     metric = keras.metrics.MeanSquaredError()
     with pytest.raises(ValueError, match="gives one object, 'mean_squared_error', to the tasks"):
         model.compile("sgd", metrics={"sex": metric, "age": [metric]})
+
+
+def test_where_must_not_name_a_task_whose_labels_have_parts():
+    tasks = {"d": Detection(1), "a": Task(Regression(), where="d")}
+    trunk = keras.layers.Conv2D(2, 3, name="trunk")
+    model = keras_mtl.architectures.hard_sharing(keras.Input((8, 8, 3)), trunk, tasks)
+    with pytest.raises(ValueError, match=r"`where='d'` of task 'a' .* parts \['boxes', 'labels'\]"):
+        model.compile("sgd")
 
 
 def test_log_names_of_two_tasks_must_not_collide():

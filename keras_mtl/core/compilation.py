@@ -47,12 +47,24 @@ def resolve_plans(
     if not plans:
         raise ValueError(f"`loss` must give one of the tasks {list(tasks)} a loss, received None.")
     for plan in plans.values():
-        if plan.where is not None and plan.where not in plans:
-            raise ValueError(
-                f"`where='{plan.where}'` of task '{plan.name}' must name a task with a loss. "
-                f"Expected one of {list(plans)}." + checks.suggestion(plan.where, plans)
-            )
+        if plan.where is not None:
+            _check_where(plan, plans)
     return plans
+
+
+def _check_where(plan: TaskPlan, plans: Mapping[str, TaskPlan]) -> None:
+    if plan.where not in plans:
+        raise ValueError(
+            f"`where='{plan.where}'` of task '{plan.name}' must name a task with a loss. "
+            f"Expected one of {list(plans)}." + checks.suggestion(plan.where, plans)
+        )
+    parts = plans[plan.where].loss.declares.parts
+    if parts:
+        raise ValueError(
+            f"`where='{plan.where}'` of task '{plan.name}' must name a task of which a label is "
+            f"one number or several, received one whose labels have the parts {list(parts)}. Give "
+            f"NaN, or the head's `ignore_class`, to rows that '{plan.name}' is not to learn from."
+        )
 
 
 def _by_task(argument: str, value: Any, tasks: list[str]) -> dict[str, Any]:
