@@ -37,7 +37,7 @@ class Task:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If `loss_weight` is negative or not finite.
+        ValueError: If `loss_weight` is negative or not finite, or `auxiliary` no boolean.
 
     Example:
 
@@ -66,6 +66,7 @@ class Task:
             )
         if isinstance(loss, list | tuple):
             raise TypeError(f"`loss` of a task must be one loss, received {checks.describe(loss)}.")
+        checks.one_of("auxiliary", auxiliary, (False, True))
         self.head = head
         self.tower = tower
         self.features = _names("features", features)

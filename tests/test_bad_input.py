@@ -636,6 +636,12 @@ def test_models_refuse(name):
         make(x, keras.layers.Dense(2, name="job")(x))
 
 
+def test_whether_a_task_is_auxiliary_is_no_word():
+    with pytest.raises(ValueError, match=r"`auxiliary` must be one of \[False, True\], .*'False'"):
+        Task(auxiliary="False")
+    assert Task(auxiliary=np.True_).auxiliary is True
+
+
 @pytest.mark.parametrize(
     "argument",
     [{"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_overwrite_frequency": 1}],

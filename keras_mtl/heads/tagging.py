@@ -79,6 +79,7 @@ class Tagging(DenseHead):
     ) -> None:
         checks.one_of("activation", activation, ("softmax", None))
         checks.one_of("scheme", scheme, (*entities.SCHEMES, None))
+        checks.one_of("crf", crf, (False, True))
         num_tags = checks.positive_integer("num_tags", num_tags)
         if num_tags < 2:
             raise ValueError(f"`num_tags` must be an integer >= 2, received {num_tags}.")

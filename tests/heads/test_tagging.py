@@ -163,6 +163,7 @@ def test_pooled_features_are_refused():
         ((2, "BIO", ["O", "S-X"]), r"begin with one of \['B', 'I'\].*received 'S-X'"),
         ((3, "BIO", ["O", "B-X", "B-X"]), r"these occur twice: \['B-X'\]"),
         ((5, "BIO", None, "sigmoid"), "`activation` must be one of"),
+        ((5, "BIO", None, "softmax", -1, "no"), r"`crf` must be one of \[False, True\], .*'no'"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(arguments, message):
