@@ -30,11 +30,12 @@ class MultiTaskModel(FittedModel):
         inputs: Keras inputs: a tensor, a list or a dict.
         outputs: Dict from task name to its output: a tensor, or a flat dict of tensors.
         name: Optional string. Name of the model.
-        tasks: Optional dict from task name to `Task`, for those where there is more to say.
+        tasks: Optional dict from task name to `Task`, for those where there is more to say than
+            the outputs do: a head, tower or features are for builders.
 
     Raises:
         TypeError: If `outputs` is not a dict, or a task is no `Task`.
-        ValueError: If a task has no output or an impossible name.
+        ValueError: If a task has no output, an impossible name or layers of its own.
 
     Example:
 
@@ -60,6 +61,7 @@ class MultiTaskModel(FittedModel):
         checks.task_keys("tasks", given, list(outputs), partial=True)
         order = given if len(given) == len(outputs) else outputs
         specs = {task: Task.of(given.get(task, Task())) for task in order}
+        compilation.check_no_layers(specs, outputs)
         checks.named("where", {task: spec.where for task, spec in specs.items()}, specs)
         super().__init__(inputs, {task: outputs[task] for task in specs}, name=name, **kwargs)
         input_names = [tensor.name for tensor in self.inputs]

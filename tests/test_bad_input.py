@@ -610,6 +610,16 @@ BAD_MODELS = {
         TypeError,
         "must be a `keras_mtl.Task` or a head .*received 'mse'",
     ),
+    "head of a finished output": (
+        lambda x, y: MultiTaskModel(x, {"job": y}, tasks={"job": Classification(2)}),
+        ValueError,
+        r"`tasks\['job'\]` must have no head: .*`outputs={'job': head\(features\)}`",
+    ),
+    "layers of a finished output": (
+        lambda x, y: MultiTaskModel(x, {"job": y}, tasks={"job": Task(tower=[], features="s4")}),
+        ValueError,
+        r"`tasks\['job'\]` must have no tower and no features: ",
+    ),
     "where unknown": (
         lambda x, y: MultiTaskModel(x, {"job": y, "sex": y}, tasks={"job": Task(where="sexs")}),
         ValueError,
@@ -626,6 +636,12 @@ BAD_MODELS = {
         "no entry for task 'job', which has no head .*with None for an output without loss",
     ),
 }
+
+
+def test_a_task_may_name_the_head_that_made_its_output():
+    x, head = keras.Input((4,), name="x"), Classification(2)
+    model = MultiTaskModel(x, {"job": head(x)}, tasks={"job": Task(head, auxiliary=True)})
+    assert model.tasks["job"].auxiliary
 
 
 @pytest.mark.parametrize("name", BAD_MODELS)

@@ -21,8 +21,28 @@ _HINGES = (keras.losses.hinge, keras.losses.squared_hinge)
 
 def head_of(outputs: Any) -> Any:
     """Returns the head layer that made a task's outputs, or `None`."""
-    operation = keras.tree.flatten(outputs)[0]._keras_history.operation
+    operation = _made_by(outputs)
     return operation if hasattr(operation, "default_loss") else None
+
+
+def _made_by(outputs: Any) -> Any:
+    return keras.tree.flatten(outputs)[0]._keras_history.operation
+
+
+def check_no_layers(tasks: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    """Refuses tasks with layers of which a model of given outputs would make nothing."""
+    for name, task in tasks.items():
+        given = {"head": task.head, "tower": task.tower, "features": task.features}
+        idle = [key for key, part in given.items() if part is not None]
+        if idle == ["head"] and _made_by(outputs[name]) is task.head:
+            continue
+        if idle:
+            raise ValueError(
+                f"`tasks['{name}']` must have no {' and no '.join(idle)}: the model's outputs are "
+                "there, and only builders make layers of tasks. Call the head on the features, "
+                f"`outputs={{'{name}': head(features)}}`, or use a builder of "
+                "`keras_mtl.architectures`."
+            )
 
 
 def resolve_plans(
