@@ -8,7 +8,7 @@ from typing import Any, Self
 import keras
 
 from keras_mtl import balancing, weighting
-from keras_mtl.core import checks, compilation, update
+from keras_mtl.core import checks, compilation, masks, update
 from keras_mtl.core.feed import Feed
 from keras_mtl.core.fitted_model import FittedModel
 from keras_mtl.core.logbook import LogBook
@@ -65,7 +65,9 @@ class MultiTaskModel(FittedModel):
         checks.named("where", {task: spec.where for task, spec in specs.items()}, specs)
         super().__init__(inputs, {task: outputs[task] for task in specs}, name=name, **kwargs)
         input_names = [tensor.name for tensor in self.inputs]
-        checks.named("mask", {task: spec.mask for task, spec in specs.items()}, input_names)
+        named = {task: spec.mask for task, spec in specs.items()}
+        checks.named("mask", named, input_names)
+        masks.check_fit(named, outputs, self.inputs)
         # Kept, not made when saving: Keras takes objects with one `id` for one object.
         self._tasks = MappingProxyType(
             {task: spec.without_layers(mask=spec.mask) for task, spec in specs.items()}

@@ -69,6 +69,31 @@ class WithMask(keras.layers.Layer):
             )
 
 
+def check_fit(masks: Mapping[str, str | None], outputs: Mapping[str, Any], inputs: Any) -> None:
+    """Refuses padding masks for outputs that have no steps left.
+
+    Args:
+        masks: Dict from task name to the name of its mask, or `None`.
+        outputs: Dict from task name to its symbolic output or structure of outputs.
+        inputs: List of the model's inputs, the masks among them.
+    """
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    for task, name in masks.items():
+        if name is None or isinstance(outputs[task], Mapping):
+            continue
+        mask, output = shapes[name], tuple(outputs[task].shape)
+        while mask[-1:] == (1,):
+            mask = mask[:-1]
+        # The steps may be the last axis: one number each.
+        fits = len(mask) == len(output) and output[-1] in (None, mask[-1])
+        if len(mask) >= len(output) and not fits:
+            raise ValueError(
+                f"`mask='{name}'` of task '{task}' must have an entry for each step of its output, "
+                f"received a mask of shape {shapes[name]} and an output of shape {output}. Leave "
+                "it out where steps are pooled: what pools them is to read the mask."
+            )
+
+
 def _has_steps(features: Any) -> bool:
     return len(features.shape) > 2
 

@@ -2,7 +2,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_mtl import MultiTaskModel, Task
 from keras_mtl.core.masks import WithMask
+from keras_mtl.heads import Regression
 
 STEPS = np.arange(6.0, dtype="float32").reshape(1, 3, 2)
 
@@ -55,3 +57,31 @@ def test_features_without_steps_are_refused():
 def test_a_mask_of_other_steps_is_refused():
     with pytest.raises(ValueError, match=r"mask has 4 steps, the features \[3\]"):
         WithMask()(STEPS, mask=np.ones((1, 4), bool))
+
+
+def model_with_a_mask(output, mask_shape=(3,)):
+    features, mask = keras.Input((3, 2), name="x"), keras.Input(mask_shape, name="mask")
+    return MultiTaskModel([features, mask], {"a": output(features)}, tasks={"a": Task(mask="mask")})
+
+
+@pytest.mark.parametrize("mask_shape", [(3,), (None,), (3, 1)])
+def test_a_mask_of_steps_that_are_pooled_is_refused(mask_shape):
+    message = r"`mask='mask'` of task 'a' must have an entry .* \(None, 1\)\. Leave it out"
+    with pytest.raises(ValueError, match=message):
+        model_with_a_mask(Regression(), mask_shape)
+
+
+OUTPUTS = {
+    "a channel": Regression(pooling=None),
+    "no channel": lambda x: keras.ops.sum(x, axis=-1),
+}
+
+
+@pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
+def test_steps_that_are_masked_are_not_measured(output):
+    model = model_with_a_mask(output)
+    model.compile("sgd", loss="mse")
+    y, present = np.arange(3.0, dtype="float32").reshape(1, 3), np.array([[1.0, 0.0, 1.0]])
+    loss = model.evaluate([STEPS, present], {"a": y}, return_dict=True, verbose=0)["a_loss"]
+    errors = np.reshape(model.predict([STEPS, present], verbose=0)["a"], (1, 3)) - y
+    assert loss == pytest.approx(np.square(errors)[present > 0].mean(), rel=1e-5)
