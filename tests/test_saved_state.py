@@ -1,5 +1,6 @@
 """What is saved beside the weights, and that weights stay those of a plain Keras model."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -265,3 +266,122 @@ def test_loss_scale_of_half_precision_is_saved(tmp_path):
     for each in (model, loaded):
         each.fit(x, y, **FIT)
     assert_same(numbers(loaded), numbers(model))
+
+
+def make_small(tasks, **given):
+    """A model whose tasks come in the order given; plain SGD keeps nothing of its own."""
+    inputs = keras.Input((5,), name="x")
+    hidden = layers.Dense(4, "tanh")(inputs)
+    outputs = {task: layers.Dense(1, name=task)(hidden) for task in tasks}
+    model = keras_mtl.MultiTaskModel(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.1), loss="mse", **given)
+    return model
+
+
+def reordered(source, tasks, path, **given):
+    """Returns a model of `tasks` that has loaded the weights of `source`."""
+    source.save_weights(path)
+    model = make_small(tasks, **given)
+    model.load_weights(path)
+    return model
+
+
+def without_names(path):
+    """Makes a file as it was before the names of tasks were saved."""
+    with h5py.File(path, "a") as file:
+        named = []
+        file.visit(lambda key: named.append(key) if key.endswith("vars/tasks") else None)
+        for key in named:
+            del file[key]
+    assert named
+
+
+def states(model):
+    return np.asarray(model._training_state.stopped).tolist()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.weights.h5"
+
+
+WEIGHTS = {"size": 0.125, "age": 2.0, "color": 4.0}
+
+
+def test_constants_and_stopped_tasks_go_by_name(path):
+    model = make_small(["size", "age", "color"], loss_weights=WEIGHTS)
+    model.stop_task("size")
+    loaded = reordered(model, ["color", "size", "age"], path)
+    assert dict(loaded.loss_weights) == WEIGHTS
+    assert states(loaded) == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [{"loss_weighting": "dynamic_weight_average"}, {"gradient_balancing": "moco"}],
+    ids=["entries", "rows"],
+)
+def test_state_of_methods_goes_by_name(methods, path):
+    x, y = make_data()
+    model = make_small(["size", "age", "color"], **methods)
+    model.fit(x, y, epochs=3, **FIT)
+    loaded = reordered(model, ["color", "size", "age"], path, **methods)
+    for each in (model, loaded):
+        each.fit(x, y, **FIT)
+    assert dict(loaded.task_weights) == pytest.approx(dict(model.task_weights), rel=ROUNDING)
+    assert_same(loaded.get_weights(), model.get_weights())
+
+
+def test_state_of_pairs_of_tasks_goes_by_name(path):
+    model = make_small(["size", "age", "color"], gradient_balancing="gradvac")
+    balancing = model._training_state.gradient_balancing
+    balancing.targets.assign([[0.0, 0.1, 0.2], [0.3, 0.0, 0.5], [0.6, 0.7, 0.0]])
+    loaded = reordered(model, ["color", "size", "age"], path, gradient_balancing="gradvac")
+    expected = [[0.0, 0.6, 0.7], [0.2, 0.0, 0.1], [0.5, 0.3, 0.0]]
+    np.testing.assert_allclose(loaded._training_state.gradient_balancing.targets, expected)
+
+
+def test_a_file_without_names_goes_by_position(path):
+    model = make_small(["size", "age", "color"], loss_weights=WEIGHTS, loss_weighting="uncertainty")
+    model._training_state.loss_weighting.log_variances.assign([1.0, 2.0, 3.0])
+    model.save_weights(path)
+    without_names(path)
+    loaded = make_small(["color", "size", "age"], loss_weighting="uncertainty")
+    loaded.load_weights(path)
+    assert dict(loaded.loss_weights) == {"color": 0.125, "size": 2.0, "age": 4.0}
+    variances = loaded._training_state.loss_weighting.log_variances
+    np.testing.assert_array_equal(variances, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "weights", "stopped", "variances"),
+    [
+        (["color", "age"], [4.0, 2.0], [1.0, 0.0], [3.0, 2.0]),
+        (["age", "new", "size"], [2.0, 7.0, 0.125], [0.0, 0.0, 0.0], [2.0, 0.0, 1.0]),
+    ],
+    ids=["fewer", "others"],
+)
+def test_tasks_in_a_file_of_other_tasks_are_taken(path, tasks, weights, stopped, variances):
+    model = make_small(WEIGHTS, loss_weights=WEIGHTS, loss_weighting="uncertainty")
+    model._training_state.loss_weighting.log_variances.assign([1.0, 2.0, 3.0])
+    model.stop_task("color")
+    given = {"loss_weights": dict.fromkeys(tasks, 7.0), "loss_weighting": "uncertainty"}
+    loaded = reordered(model, tasks, path, **given)
+    assert list(loaded.loss_weights.values()) == weights
+    assert states(loaded) == stopped
+    found = loaded._training_state.loss_weighting.log_variances
+    np.testing.assert_array_equal(found, variances)
+    np.testing.assert_array_equal(loaded.layers[1].kernel, model.layers[1].kernel)
+
+
+def test_other_tasks_of_a_file_without_names_start_afresh(path):
+    methods = {"loss_weighting": "uncertainty"}
+    make_small(["size", "age", "color"], loss_weights=WEIGHTS, **methods).save_weights(path)
+    without_names(path)
+    loaded = make_small(["size", "age"], loss_weights={"age": 3.0}, **methods)
+    with pytest.warns(UserWarning) as record:
+        loaded.load_weights(path)
+    messages = sorted(str(warning.message) for warning in record)
+    assert "of 3 tasks without their names, expected those of ['size', 'age']" in messages[0]
+    assert "shape (3,), expected (2,) for Uncertainty, which starts afresh" in messages[1]
+    assert dict(loaded.loss_weights) == {"size": 1.0, "age": 3.0}

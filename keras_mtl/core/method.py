@@ -3,13 +3,14 @@
 import contextlib
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import keras
 from keras import ops
 
 from keras_mtl.core.roles import TaskRole
+from keras_mtl.core.saved_tasks import TASKS, SavedTasks, save_names
 
 
 class Method(keras.layers.Layer):
@@ -20,6 +21,9 @@ class Method(keras.layers.Layer):
 
     A method that draws at random says so in `random`, with what it means for the order of tasks,
     and in `draws_blindly` if it weights tasks without a look at what it is given.
+
+    What it has saved of each task is restored by the task's name: the entries of task variables,
+    and of a variable `(num_tasks, num_tasks)`, which is taken to have one a pair of tasks.
 
     Args:
         name: Optional string. Name of the layer.
@@ -112,21 +116,49 @@ class Method(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the variables under their names, which tell one method's state from another's."""
-        for key, variable in self._by_key().items():
+        own = self._by_key()
+        if own and self.roles is not None:
+            save_names(store, self._task_names())
+        for key, variable in own.items():
             store[key] = variable
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the state; a file without it, such as a plain model's, leaves this one's."""
         own = self._by_key()
-        if set(store.keys()) == set(own):
-            for key, variable in own.items():
-                variable.assign(store[key])
-        elif len(store.keys()) > 0:
-            warnings.warn(
-                f"The file holds the state {sorted(store.keys())} of another method, expected "
-                f"{sorted(own)} for {type(self).__name__}, which starts afresh.",
-                stacklevel=2,
-            )
+        found = {*store.keys()} - {TASKS}
+        if found == set(own):
+            self._load(own, store)
+        elif found:
+            self._warn_of(f"{sorted(found)} of another method, expected {sorted(own)}")
+
+    def _load(self, own: Mapping[str, Any], store: Any) -> None:
+        saved = SavedTasks(self._task_names(), store)
+        axes = {key: self._axes_of_tasks(variable) for key, variable in own.items()}
+        for key, variable in own.items():
+            if not saved.fits(store[key], variable.shape, axes[key]):
+                shapes = f"{tuple(store[key].shape)}, expected {tuple(variable.shape)}"
+                self._warn_of(f"'{key}' of the shape {shapes}")
+                return
+        for key, variable in own.items():
+            variable.assign(saved.put(store[key], variable, axes[key]))
+
+    def _warn_of(self, state: str) -> None:
+        warnings.warn(
+            f"The file holds the state {state} for {type(self).__name__}, which starts afresh.",
+            stacklevel=3,
+        )
+
+    def _task_names(self) -> list[str]:
+        """Returns the names of the tasks; their positions where none were told."""
+        if self.roles is None:
+            return [str(position) for position in range(self.num_tasks or 0)]
+        return [role.name for role in self.roles]
+
+    def _axes_of_tasks(self, variable: Any) -> int:
+        """Returns how many leading axes of a variable have an entry a task."""
+        if any(variable is own for own in self.task_variables):
+            return 1
+        return 2 if tuple(variable.shape) == (self.num_tasks, self.num_tasks) else 0
 
     def _by_key(self) -> dict[str, Any]:
         own = [*self._trainable_variables, *self._non_trainable_variables]

@@ -1,5 +1,6 @@
 """What a compiled model keeps beside its weights, so that a checkpoint resumes exactly."""
 
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
@@ -7,7 +8,9 @@ import keras
 import numpy as np
 
 from keras_mtl.core import checks
+from keras_mtl.core.saved_tasks import SavedTasks, save_names
 
+_BY_TASK = ("constants", "stopped", "effective")
 _KEPT = "kept_"
 
 
@@ -36,6 +39,7 @@ class TrainingState(keras.layers.Layer):
         self.loss_weighting = loss_weighting
         self.gradient_balancing = gradient_balancing
         self._list_seed_generators = seed_generators
+        self._tasks = [role.name for role in loss_weighting.roles]
         size = len(constants)
         self.constants = self._variable("loss_weights", size)
         self.constants.assign(np.asarray(constants, "float32"))
@@ -77,7 +81,8 @@ class TrainingState(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the variables by name, then the state of each seed generator."""
-        for name in ("constants", "stopped", "effective"):
+        save_names(store, self._tasks)
+        for name in _BY_TASK:
             store[name] = np.asarray(getattr(self, name))
         for name, variable in self._kept.items():
             store[f"{_KEPT}{name}"] = np.asarray(variable)
@@ -85,16 +90,36 @@ class TrainingState(keras.layers.Layer):
             store[f"seed_{index}"] = np.asarray(generator.state)
 
     def load_own_variables(self, store: Any) -> None:
-        """Restores what was saved; a file of a plain Keras model holds none of it."""
-        for name in ("constants", "stopped", "effective"):
-            if name in store:
-                getattr(self, name).assign(np.asarray(store[name]))
+        """Restores what was saved; a file of a plain Keras model holds none of it.
+
+        Tasks are found by name, and those that are not in the file keep what `compile` gave them.
+        """
+        self._load_by_task(store)
         for key in filter(lambda key: key.startswith(_KEPT), store.keys()):
-            value = np.asarray(store[key])
-            self.keep(key.removeprefix(_KEPT), value.shape, str(value.dtype)).assign(value)
+            self._load_kept(key.removeprefix(_KEPT), np.asarray(store[key]))
         for index, generator in enumerate(self._list_seed_generators()):
             if f"seed_{index}" in store:
                 generator.state.assign(np.asarray(store[f"seed_{index}"]))
+
+    def _load_by_task(self, store: Any) -> None:
+        values = {name: np.asarray(store[name]) for name in _BY_TASK if name in store}
+        saved = SavedTasks(self._tasks, store)
+        if not all(saved.fits(value, (len(self._tasks),)) for value in values.values()):
+            warnings.warn(
+                f"The file holds loss weights and stopped tasks of {values['constants'].size} "
+                f"tasks without their names, expected those of {self._tasks}, which keep what "
+                "`compile` gave them.",
+                stacklevel=2,
+            )
+            return
+        for name, value in values.items():
+            variable = getattr(self, name)
+            variable.assign(saved.put(value, variable))
+
+    def _load_kept(self, name: str, value: Any) -> None:
+        # Of another shape it belongs to other tasks than those of who has asked for it.
+        if name not in self._kept or tuple(self._kept[name].shape) == value.shape:
+            self.keep(name, value.shape, str(value.dtype)).assign(value)
 
 
 class TaskValues(MutableMapping):

@@ -93,3 +93,13 @@ def test_only_savers_ahead_of_kept_state_are_moved(tmp_path):
     ]
     assert savers_last([backup, one, checkpoint]) == [backup, one, checkpoint]
     assert savers_last([]) == []
+
+
+def test_kept_state_of_another_shape_in_a_file_is_left(tmp_path):
+    model = make_model()
+    model._training_state.keep("best", (3,)).assign([1.0, 2.0, 3.0])
+    model.save_weights(tmp_path / "three.weights.h5")
+    loaded = make_model()
+    best = loaded._training_state.keep("best", (2,))
+    loaded.load_weights(tmp_path / "three.weights.h5")
+    assert loaded._training_state.keep("best", (2,)) is best
