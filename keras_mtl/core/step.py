@@ -22,12 +22,17 @@ from keras_mtl.core.terms import Half, Terms
 
 
 class Measured(NamedTuple):
-    """A batch's losses over all replicas, each of shape `(num_tasks,)` but the last."""
+    """A batch's losses over all replicas, each of shape `(num_tasks,)` but the last two.
+
+    A replica's extra terms hold one part in their number. Means over its rows, of activities, are
+    those over all rows only if they count by rows: times its `share`, where equal shares are 1.
+    """
 
     losses: Any
     denominators: Any
     present: Any
     extra: Any
+    share: Any
 
 
 class Step:
@@ -111,7 +116,7 @@ class Step:
         with self._pass() as recording:
             elements, sums, extra = self.forward(*batch, training=True)
             halves = self._sums_of_halves(elements)
-        measured = self.measure(sums, extra)
+        measured = self.measure(sums, extra, batch[0])
         active = self.active(measured)
         total, weights, own_gradients = value_and_gradient(
             lambda losses: self.weighting(losses, active),
@@ -124,7 +129,7 @@ class Step:
         terms = Terms(
             [part.total for part in sums],
             tf.math.divide_no_nan(applied, measured.denominators),
-            extra,
+            _by_rows(extra, measured.share, recording.tape),
             active,
             scale,
             measured.losses,
@@ -227,8 +232,13 @@ class Step:
         sums = [plan.loss.sums(elements[name]) for name, plan in self._plans.items()]
         # Before any sum over replicas: replica threads share the layers' lists of losses.
         terms = [tf.cast(term, tf.float32) for term in self.model.losses]
-        extra = tf.add_n([tf.reduce_sum(term) for term in terms]) if terms else None
-        return elements, sums, None if extra is None else extra / replicas.count()
+        if not terms:
+            return elements, sums, None
+        extra = tf.add_n([tf.reduce_sum(term) for term in terms]) / replicas.count()
+        if replicas.count() > 1:
+            # A mean over no rows is NaN, which a share of 0 would not undo.
+            extra = tf.where(_batch_size(x) > 0, extra, 0.0)
+        return elements, sums, extra
 
     def _sums_of_halves(self, elements: Mapping[str, Elements]) -> list[list[LossSum]]:
         """Returns the local sums over every other row, where the balancing compares halves."""
@@ -245,17 +255,21 @@ class Step:
         factors = tf.math.divide_no_nan(applied, denominators)
         return Half([part.total for part in sums], factors)
 
-    def measure(self, sums: Sequence[LossSum], extra: Any) -> Measured:
-        """Returns the losses over all replicas."""
+    def measure(self, sums: Sequence[LossSum], extra: Any, x: Any = None) -> Measured:
+        """Returns the losses over all replicas, with the extra terms weighted by rows of `x`."""
         columns = [tf.stack(column) for column in zip(*sums, strict=True)]
         local = [tf.stop_gradient(column) for column in columns]
-        local.append(tf.zeros(()) if extra is None else tf.stop_gradient(extra))
-        totals, denominators, labelled, extra = replicas.total(local)
+        alone = x is None or replicas.count() == 1
+        rows = tf.ones(()) if alone else tf.cast(_batch_size(x), tf.float32)
+        extra = tf.zeros(()) if extra is None else tf.stop_gradient(extra)
+        found = replicas.total([*local, extra * rows, rows])
+        totals, denominators, labelled, extra, all_rows = found
+        per_row = tf.math.divide_no_nan(float(replicas.count()), all_rows)
         present = tf.cast(labelled > 0, tf.float32)
         losses = tf.math.divide_no_nan(totals, denominators) * present
         if self.refuses_negative:
             losses = negative.without_rounding(losses)
-        return Measured(losses, denominators, present, extra)
+        return Measured(losses, denominators, present, extra * per_row, rows * per_row)
 
     def _own_parts(self, gradients: Sequence[Any], scale: Any) -> list[Any]:
         # Every replica has the whole gradient of the total; the optimizer adds them up.
@@ -332,6 +346,15 @@ class Step:
 
 def _floats(variables: Sequence[Any]) -> list[Any]:
     return [variable for variable in variables if variable.dtype.startswith("float")]
+
+
+def _by_rows(extra: Any, share: Any, tape: Any) -> Any:
+    """Returns a replica's extra terms times its share of the rows, recorded by the tape."""
+    if extra is None or replicas.count() == 1:
+        return extra
+    # The share comes with the losses of all replicas: it was not known while the tape ran.
+    with tape:
+        return extra * share
 
 
 def _batch_size(x: Any) -> Any:

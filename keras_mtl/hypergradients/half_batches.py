@@ -33,7 +33,7 @@ class HalfBatches:
         # The same dropout masks in every pass: what differs is the variables.
         self.step.effects.rewind_random_states(self._effects)
         _, sums, extra = self.step.forward(*self._halves[half], training=True)
-        return sums, extra, self.step.measure(sums, extra)
+        return sums, extra, self.step.measure(sums, extra, self._halves[half][0])
 
     def gradient(
         self, half: int, weigh: Callable[[Measured], Any], *, regularized: bool = False
@@ -50,7 +50,7 @@ class HalfBatches:
         factors = tf.math.divide_no_nan(weigh(measured), measured.denominators)
         targets, factors = [part.total for part in sums], tf.unstack(factors)
         if regularized and extra is not None:
-            targets, factors = [*targets, extra], [*factors, _share(self._halves[half])]
+            targets, factors = [*targets, extra], [*factors, measured.share]
         return self._summed(tape, targets, factors), measured
 
     def _summed(self, tape: Any, targets: Sequence[Any], factors: Sequence[Any]) -> list[Any]:
@@ -118,19 +118,6 @@ def _halves(data: Any) -> list[Any]:
     # Every other row of the global batch, so that replicas split it as one device does.
     before = replicas.sum_before(tf.shape(_first(data))[0])
     return [_every_other_row(data, (before + half) % 2) for half in (0, 1)]
-
-
-def _share(half: Any) -> Any:
-    """Returns this replica's share of the rows, where equal shares are 1.
-
-    A replica's extra terms hold one part in their number. Means over its rows, of activities,
-    are those over all rows only if they count by rows; penalties are the same on each replica.
-    """
-    count = replicas.count()
-    if count == 1:
-        return tf.ones(())
-    rows = tf.cast(tf.shape(_first(half))[0], tf.float32)
-    return tf.math.divide_no_nan(count * rows, replicas.total([rows])[0])
 
 
 def _first(data: Any) -> Any:
