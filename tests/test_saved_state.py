@@ -316,6 +316,20 @@ def test_constants_and_stopped_tasks_go_by_name(path):
     assert states(loaded) == [0.0, 1.0, 0.0]
 
 
+def test_compile_after_load_weights_starts_with_new_constants_and_all_tasks(path):
+    model = make_small(WEIGHTS, loss_weights=WEIGHTS)
+    model.stop_task("size")
+    model.save_weights(path)
+    loaded = make_small(WEIGHTS, loss_weights={"age": 3.0})
+    loaded.load_weights(path)
+    assert dict(loaded.loss_weights) == WEIGHTS
+    assert states(loaded) == [1.0, 0.0, 0.0]
+    loaded.compile("sgd", loss="mse", loss_weights={"age": 3.0})
+    assert dict(loaded.loss_weights) == {"size": 1.0, "age": 3.0, "color": 1.0}
+    assert states(loaded) == [0.0, 0.0, 0.0]
+    assert_same(loaded.get_weights(), model.get_weights(), 0.0)
+
+
 @pytest.mark.parametrize(
     "methods",
     [{"loss_weighting": "dynamic_weight_average"}, {"gradient_balancing": "moco"}],

@@ -15,7 +15,11 @@ class TaskControls(keras.Model):
 
     @property
     def loss_weights(self) -> TaskValues:
-        """The user's constants: a live mapping, saved with the model; set to change them."""
+        """The user's constants: a live mapping, saved with the model; set to change them.
+
+        `load_weights` restores those of the run that has written the file, as resuming needs, over
+        those of `compile`: call `compile` again, or set them, to start with new ones.
+        """
         state = self._state()
         return TaskValues("loss_weights", list(self._plans), state.constants)
 
@@ -37,6 +41,9 @@ class TaskControls(keras.Model):
 
     def stop_task(self, task: str, *, head: str = "freeze") -> None:
         """Stops training `task`: from now on it is absent, for the trunk and for the methods.
+
+        That is saved with the model, and `load_weights` restores which tasks were stopped: resume
+        them, or call `compile` again, to train them all.
 
         Args:
             task: String. The task's name.
