@@ -103,6 +103,8 @@ class MultiTaskModel(FittedModel):
             loss: `"auto"` takes each task's loss from its `Task` or head. A dict replaces task by
                 task; `None` for a task is an output without loss or label. One loss serves all.
             loss_weights: Dict from task to a constant >= 0; others keep `Task(loss_weight=)`.
+                `load_weights` afterwards restores those of the file, and which tasks were stopped,
+                as resuming needs; `compile` again starts with new ones.
             metrics: As `loss`, with a metric or a list of metrics a task. Where columns of a label
                 miss one by one, those of Keras count the others, but for metrics that rank or
                 compare the columns of a row: these leave it out, and `compile` warns.
