@@ -13,6 +13,7 @@ from keras_mtl.core.feed import Feed
 from keras_mtl.core.fitted_model import FittedModel
 from keras_mtl.core.logbook import LogBook
 from keras_mtl.core.partition import Partition, Taps
+from keras_mtl.core.rebuild import rebuild
 from keras_mtl.core.state import TrainingState
 from keras_mtl.core.step import Step
 from keras_mtl.hypergradients import hypergradient_for
@@ -264,10 +265,11 @@ class MultiTaskModel(FittedModel):
     def clone(self) -> Self:
         """Returns an uncompiled model with the same graph and tasks, and fresh weights.
 
+        What layers have adapted to is kept, and so are functions and classes of the user's.
         `keras.models.clone_model` keeps the tasks of compiled models only, and makes no model of
         a subclass with a constructor of its own.
         """
-        return type(self).from_config(self.get_config())
+        return rebuild(self)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # A functional model is built, and `compile` builds the rest: stock Keras draws a batch

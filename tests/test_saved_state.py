@@ -155,6 +155,25 @@ def test_order_of_tasks_survives(tmp_path):
     assert dict(loaded.loss_weights) == {"size": 1.0, "age": 0.5, "color": 1.0}
 
 
+def test_a_clone_keeps_functions_of_the_user_and_what_layers_have_adapted_to():
+    def relu(x):
+        return 0.0 * x + 7.0
+
+    x = np.random.default_rng(0).normal(20.0, 5.0, size=(64, 3)).astype("float32")
+    scaling = keras.layers.Normalization()
+    scaling.adapt(x)
+    inputs = keras.Input((3,))
+    scaled = scaling(inputs)
+    outputs = {
+        "scaled": keras.layers.Identity()(scaled),
+        "sevens": keras.layers.Activation(relu)(scaled),
+    }
+    clone = keras_mtl.MultiTaskModel(inputs, outputs).clone()
+    answers = clone.predict(x, verbose=0)
+    np.testing.assert_allclose(answers["scaled"], (x - x.mean(axis=0)) / x.std(axis=0), atol=1e-4)
+    np.testing.assert_array_equal(answers["sevens"], np.full((64, 3), 7.0))
+
+
 def test_constants_and_stopped_tasks_are_saved(tmp_path):
     x, y = make_data()
     model = make_model()
