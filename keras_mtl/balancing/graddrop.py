@@ -111,14 +111,15 @@ class GradDrop(GradientBalancing):
         )
 
     def call(self, gradients: Any, gramian: Any, active: Any, features: Any = None) -> Any:
-        leaks = self._leaks(active.shape[0], self.roles)
+        num_tasks = active.shape[0]
+        leaks = self._leaks(num_tasks, self.roles)
         if features is None:
-            return self._picked(ops.unstack(gradients), leaks)
+            return self._picked(ops.unstack(gradients, num_tasks), leaks)
         signs = ops.cast(ops.sign(features), gradients.dtype)
         examples = ops.reshape(signs, (ops.shape(signs)[0], -1))
         by_example = ops.reshape(gradients, (-1, *ops.shape(examples)))
         votes = replicas.total([ops.sum(by_example * examples, axis=1)])[0]
-        positive = self._draw(*_sides(ops.unstack(votes)))
+        positive = self._draw(*_sides(ops.unstack(votes, num_tasks)))
         kept = ops.cast(ops.where(positive, votes > 0, votes < 0), votes.dtype)
         leaks = ops.convert_to_tensor(leaks, votes.dtype)[:, None]
         passed = leaks + (1 - leaks) * kept
