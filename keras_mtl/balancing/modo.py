@@ -18,7 +18,8 @@ class MoDo(GramianBalancing):
     C_ij = g_i . g'_j multiplies a gradient on one half with one on the other, which is right in
     the mean. The weights take one step per batch, w <- P(w - learning_rate (C w + rho w)), with P
     the nearest point with w >= 0 and sum 1 over the active tasks. The direction is
-    sum_k w_k g_k, with the gradients on the whole batch.
+    sum_k w_k g_k, with the gradients on the whole batch. The products C w are those of each g_i
+    with one gradient, that of sum_j w_j L'_j: no gradients are kept for it.
 
     The weights sum to 1, so steps are as long as those of a mean of gradients. The learning rate
     is in units of 1 / |g|^2: raise it where gradients are short. As with MGDA short gradients

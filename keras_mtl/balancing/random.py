@@ -24,8 +24,9 @@ class Random(GramianBalancing):
         distribution: `"normal"` draws z from N(0, 1); `"dirichlet"` draws w uniformly from all
             weights that sum to 1, Dirichlet(1, ..., 1), where weights near 0 are more frequent.
         seed: Optional integer. Starts the sequence of draws; by default it differs each time.
-        scope: `"parameters"` works on the gradients of the shared variables, `"features"` on
-            those of the tensors where the shared part ends: the same direction, cheaper.
+        scope: `"parameters"` works on the gradients of the shared variables, in one backward pass
+            of the weighted losses; `"features"` on those of the tensors where the shared part
+            ends: the same direction.
         refresh_every: Integer >= 1. Steps from one draw to the next.
         name: Optional string. Name of the layer.
 
