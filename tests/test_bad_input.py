@@ -209,7 +209,7 @@ BAD_FIT = {
     "shape of sample_weight": (
         lambda: {"sample_weight": {"age": np.ones((ROWS, 3))}},
         ValueError,
-        r"`sample_weight` of shape \(\w+, 3\) does not fit losses .* Give one entry a row",
+        r"'age': its `sample_weight` of shape \(\w+, 3\) does not fit .* Give one entry a row",
     ),
     "misspelt class_weight": (
         lambda: {"class_weight": {"jobs": {0: 2.0}}},

@@ -219,7 +219,7 @@ def _warn_of_whole_rows(plan: TaskPlan, metrics: list[Any], outputs: Any) -> Non
             "each row of which a column has no label, and the loss leaves out that column alone. "
             "Where columns miss one by one, take a metric with a threshold, such as "
             '`keras.metrics.F1Score("macro", threshold=0.5)`, or of single columns.',
-            stacklevel=3,
+            stacklevel=5,
         )
 
 

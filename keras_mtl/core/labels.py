@@ -73,8 +73,14 @@ def _zero_unless(counted: Any, tensor: Any) -> Any:
     return chosen
 
 
-def fit(weights: Any, values: Any) -> Any:
-    """Gives `weights` the rank of `values`: trailing axes of 1 are dropped or added."""
+def fit(weights: Any, values: Any, noun: str = "A mask or `sample_weight`") -> Any:
+    """Gives `weights` the rank of `values`: trailing axes of 1 are dropped or added.
+
+    Args:
+        weights: Tensor.
+        values: Tensor of one value an element.
+        noun: String. What the weights are, for the message.
+    """
     if weights.shape.rank is None:
         raise ValueError(
             "`sample_weight` has an unknown rank, or another one than in an earlier call. Give "
@@ -83,7 +89,7 @@ def fit(weights: Any, values: Any) -> Any:
     while weights.shape.rank > values.shape.rank:
         if weights.shape[-1] != 1:
             raise ValueError(
-                f"A mask or `sample_weight` of shape {tuple(weights.shape)} does not fit losses of "
+                f"{noun} of shape {tuple(weights.shape)} does not fit losses of "
                 f"shape {tuple(values.shape)}. Give one entry a row, or one an element."
             )
         weights = tf.squeeze(weights, -1)

@@ -186,7 +186,7 @@ class TaskLoss:
         if values.shape.rank == 0:
             return self._scalar(values, elements)
         mask = elements.counted(values)
-        weights = None if elements.weight is None else fit(elements.weight, values)
+        weights = None if elements.weight is None else self._fit(elements.weight, values)
         if mask is not None:
             values = tf.where(mask, values, 0.0)
         weighted = values if weights is None else values * weights
@@ -195,6 +195,9 @@ class TaskLoss:
         return LossSum(
             tf.reduce_sum(weighted), self._denominator(labelled, ones, weights), labelled
         )
+
+    def _fit(self, weight: Any, values: Any) -> Any:
+        return fit(weight, values, f"Task '{self.task}': its `sample_weight`")
 
     def _denominator(self, labelled: Any, ones: Any, weights: Any) -> Any:
         if self.reduction == "sum":

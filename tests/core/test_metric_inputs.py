@@ -183,8 +183,11 @@ ROW_METRICS = {
 
 @pytest.mark.parametrize("name", ROW_METRICS)
 def test_compile_warns_of_metrics_that_leave_out_whole_rows(name):
-    with pytest.warns(UserWarning, match=rf"of task 'a' holds \['{name}'\].* has no label"):
+    with pytest.warns(
+        UserWarning, match=rf"of task 'a' holds \['{name}'\].* has no label"
+    ) as warned:
         build(BinaryClassification(COLUMNS), ROW_METRICS[name]())
+    assert warned[0].filename == __file__
 
 
 def test_compile_does_not_warn_where_columns_cannot_miss_one_by_one():
