@@ -252,3 +252,26 @@ def test_a_model_of_float64_is_trained_and_evaluated():
     assert logs["val_loss"][0] == pytest.approx(total, rel=1e-5)
     mae = np.nansum(weights[:, None] * np.abs(errors)) / (2 * weights.sum() - weights[0])
     assert logs["val_age_mae"][0] == pytest.approx(mae, rel=1e-5)
+
+
+LATE = {
+    "f1": lambda: keras.metrics.F1Score("macro", threshold=0.5),
+    "r2": keras.metrics.R2Score,
+    "auc": lambda: keras.metrics.AUC(multi_label=True),
+}
+
+
+@pytest.mark.parametrize("metric", LATE.values(), ids=LATE)
+def test_metrics_that_make_their_variables_late_are_compiled_by_xla(metric):
+    found = []
+    labels = (np.random.default_rng(1).uniform(size=(8, 2)) > 0.5).astype("float32")
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((3,))
+        outputs = {"tags": keras.layers.Dense(2, activation="sigmoid")(inputs)}
+        model = keras_mtl.MultiTaskModel(inputs, outputs)
+        metrics = {"tags": [metric()]}
+        model.compile("sgd", "binary_crossentropy", metrics=metrics, jit_compile=jit_compile)
+        fitted = model.fit(X, {"tags": labels}, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        found.append([values for name, values in fitted.history.items() if name != "loss"])
+    np.testing.assert_allclose(*found, rtol=1e-5)

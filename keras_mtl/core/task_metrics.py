@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mtl.core import checks, metric_inputs
+from keras_mtl.core import checks, metric_inputs, replicas
 from keras_mtl.core.by_shape import ACCURACY
 from keras_mtl.core.labels import Elements
 from keras_mtl.core.losses import crossentropy, function_of, is_of_keras
@@ -129,6 +129,8 @@ class TaskMetric:
 
     def _update(self, labels: Any, predictions: Any, **weight: Any) -> None:
         try:
+            if _makes_variables_late(self.metric):
+                _make_variables(self.metric, labels, predictions, **weight)
             self.metric.update_state(labels, predictions, **weight)
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             received = {"labels": labels, "predictions": predictions, **weight}
@@ -157,6 +159,27 @@ class TaskMetric:
             tf.nest.map_structure(lambda part: tf.boolean_mask(part, mask), elements.labels),
             tf.nest.map_structure(lambda part: tf.boolean_mask(part, mask), elements.predictions),
         )
+
+
+def _makes_variables_late(metric: Any) -> bool:
+    """Whether its variables are still to come, in a step that is being traced."""
+    if tf.executing_eagerly() or not replicas.without_strategy():
+        return False
+    return getattr(metric, "_built", True) is False or not metric.variables
+
+
+def _make_variables(metric: Any, *values: Any, **weight: Any) -> None:
+    """Lets a metric make its variables before the step: XLA compiles none that makes any."""
+
+    def zeros(part: Any) -> Any:
+        return tf.zeros([size or 1 for size in part.shape], part.dtype)
+
+    with tf.init_scope():
+        # As the first update of all, of which nothing is left.
+        metric.update_state(
+            *tf.nest.map_structure(zeros, values), **tf.nest.map_structure(zeros, weight)
+        )
+        metric.reset_state()
 
 
 def _takes_weight(metric: Any) -> bool:
