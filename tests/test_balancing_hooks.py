@@ -384,3 +384,27 @@ def test_a_layer_called_once_a_task_below_the_features_takes_the_sum_between_sea
     for reused, found in zip(moves(3), moves(1), strict=True):
         # The weights of the step before, on losses that have hardly moved.
         np.testing.assert_allclose(reused, found, rtol=0.02, atol=0.02 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
+@pytest.mark.parametrize("kind", ["random", "modo"])
+def test_an_overflow_that_shows_in_the_sum_alone_leaves_no_trace(kind, replicated, strategy):
+    balancing = (
+        keras_mtl.balancing.Random(refresh_every=3)
+        if kind == "random"
+        else keras_mtl.balancing.MoDo(1e3)
+    )
+    with scopes(strategy, replicated):
+        # Times this scale a gradient is infinite; what one task has less than the mean is not.
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1), initial_scale=2.0**125
+        )
+        model = build(balancing, optimizer=optimizer)
+    states = [variable for variable in balancing.variables if variable.dtype == "float32"]
+    scale, *before = map(ops.convert_to_numpy, [optimizer.dynamic_scale, *states])
+    fit(model, {task: np.full_like(labels, 1e3) for task, labels in Y.items()})
+    smaller, *after = map(ops.convert_to_numpy, [optimizer.dynamic_scale, *states])
+    assert smaller < scale
+    assert len(before) > 0
+    for array, old in zip(after, before, strict=True):
+        np.testing.assert_array_equal(array, old)

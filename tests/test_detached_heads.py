@@ -154,3 +154,23 @@ def test_saved_in_this_state_training_goes_on_in_it(tmp_path):
 def test_another_word_for_the_head_is_refused():
     with pytest.raises(ValueError, match=r"`head` must be one of \['freeze', 'train'\], received"):
         build().stop_task("age", head="trains")
+
+
+BLIND = {
+    "random": lambda: keras_mtl.balancing.Random(seed=0),
+    "modo": keras_mtl.balancing.MoDo,
+    "smoothed modo": lambda: keras_mtl.balancing.Smoothed("modo"),
+    "refreshed": lambda: keras_mtl.balancing.MGDA(refresh_every=2),
+}
+
+
+@pytest.mark.parametrize("balancing", BLIND.values(), ids=BLIND)
+def test_a_head_that_has_diverged_does_not_reach_what_is_shared(balancing):
+    model = build(gradient_balancing=balancing())
+    model.get_layer("age").dense.kernel.assign(np.full((3, 1), np.nan))
+    model.stop_task("age", head="train")
+    before = weights(model, "trunk")
+    fit(model, epochs=3)
+    for array, old in zip(weights(model, "trunk"), before, strict=True):
+        assert np.isfinite(array).all()
+        assert (array != old).all()

@@ -399,7 +399,10 @@ def test_tasks_in_a_file_of_other_tasks_are_taken(path, tasks, weights, stopped,
     model._training_state.loss_weighting.log_variances.assign([1.0, 2.0, 3.0])
     model.stop_task("color")
     given = {"loss_weights": dict.fromkeys(tasks, 7.0), "loss_weighting": "uncertainty"}
-    loaded = reordered(model, tasks, path, **given)
+    model.save_weights(path)
+    loaded = make_small(tasks, **given)
+    with pytest.warns(UserWarning, match="see that each head has got the weights of its own task"):
+        loaded.load_weights(path)
     assert list(loaded.loss_weights.values()) == weights
     assert states(loaded) == stopped
     found = loaded._training_state.loss_weighting.log_variances

@@ -31,12 +31,13 @@ class GradientBalancing(Method):
       product of gradient i on every other row of the batch with gradient j on the other rows.
     * `needs_cross_products`: `cross_products`, `(num_tasks,)`: that matrix times what
       `probe(active)` returns, less the mean over the active tasks. Much less work and memory,
-      where the weights of a `GramianBalancing` need no more.
+      where the weights of a `GramianBalancing` without `needs_gramian` need no more.
     * `needs_features`: `features`, a list of the tensors `(batch_size, ...)` that the gradients are
       taken by, one a part; their rows lie one behind the other in a gradient, and each replica has
       its own. `None` in scope `"parameters"`.
     * `needs_one_task`: `chosen`, 1.0 for the only task whose gradient was taken in this step and
-      0.0 for the others; `choose(active)` names it. The gradients have one row, that task's.
+      0.0 for the others; `choose(active)` names it. The gradients have one row, that task's, and
+      the Gramian one entry.
 
     `reads_gramian_only` says that the direction is a weighted sum of the gradients whose weights
     follow from the Gramian: large gradients need not be formed then. With `weights_heads` the
@@ -126,7 +127,7 @@ class GradientBalancing(Method):
         more = self.more(
             losses=self._checked_losses(losses, active),
             chosen=chosen,
-            **self._cross(gramian, active),
+            **self.of_halves(gramian, active),
             features=None if features is None else [_checked_features(features, gradients)],
         )
         return self.combine([gradients], gramian, active, **more)[0]
@@ -156,7 +157,8 @@ class GradientBalancing(Method):
             )
         return ops.where(active > 0, ops.cast(losses, active.dtype), 1.0)
 
-    def _cross(self, matrix: Any, active: Any) -> dict[str, Any]:
+    def of_halves(self, matrix: Any, active: Any) -> dict[str, Any]:
+        """Returns what is needed of the inner products of two halves, `(num_tasks, num_tasks)`."""
         products = None
         if self.needs_cross_products:
             probe = ops.where(active > 0, ops.cast(self.probe(active), active.dtype), 0)

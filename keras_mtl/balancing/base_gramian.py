@@ -90,7 +90,7 @@ class GramianBalancing(GradientBalancing):
         both = (active[:, None] * active[None, :]) > 0
         more = self.more(
             losses=self._checked_losses(losses, active),
-            **self._cross(ops.where(both, cross, 0), active),
+            **self.of_halves(ops.where(both, cross, 0), active),
         )
         return self.find_weights(ops.where(both, gramian, 0), active, **more)
 

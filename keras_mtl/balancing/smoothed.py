@@ -119,7 +119,13 @@ class Smoothed(GramianBalancing):
         }
 
 
-_DECLARED = ("needs_losses", "needs_cross_gramian", "needs_cross_products", "weights_heads")
+_DECLARED = (
+    "needs_gramian",
+    "needs_losses",
+    "needs_cross_gramian",
+    "needs_cross_products",
+    "weights_heads",
+)
 
 
 def _found(balancing: Any) -> GramianBalancing:

@@ -88,6 +88,16 @@ def _products(first: Any, second: Any) -> Any:
     return tf.concat(lines, axis=0)
 
 
+def state_of(balancing: Any) -> list[Any]:
+    """Returns the variables in which an update that is dropped must leave no trace."""
+    tracked = {id(variable) for variable in getattr(balancing, "tracked_variables", ())}
+    return [
+        variable
+        for variable in balancing.non_trainable_variables
+        if variable.dtype.startswith("float") and id(variable) not in tracked
+    ]
+
+
 def balance(
     balancing: Any,
     parts: Sequence[Any],
@@ -116,12 +126,7 @@ def balance(
     gramian = products if balancing.needs_gramian else None
     blocked = tf.where(finite, 0.0, float("nan"))
     active = tf.where(finite, terms.active, 0.0)
-    tracked = {id(variable) for variable in getattr(balancing, "tracked_variables", ())}
-    state = [
-        variable
-        for variable in balancing.non_trainable_variables
-        if variable.dtype.startswith("float") and id(variable) not in tracked
-    ]
+    state = state_of(balancing)
     before = [tf.identity(variable.value) for variable in state]
     losses = tf.where(terms.active > 0, terms.losses, 1.0)
     more = balancing.more(

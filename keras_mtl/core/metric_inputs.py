@@ -46,6 +46,14 @@ _OF_ROWS = (
     keras.metrics.CosineSimilarity,
     keras.metrics.PearsonCorrelation,
 )
+# Compare the columns of a row with each other, or take them for a distribution.
+_FUNCTIONS_OF_ROWS = (
+    keras.metrics.categorical_accuracy,
+    keras.metrics.categorical_crossentropy,
+    keras.metrics.categorical_hinge,
+    keras.metrics.kl_divergence,
+    keras.metrics.top_k_categorical_accuracy,
+)
 
 
 def way_for(metric: Any) -> Way:
@@ -84,7 +92,9 @@ def reads_whole_rows(metric: Any) -> bool:
         return metric.threshold is None
     if isinstance(metric, keras.metrics.Precision | keras.metrics.Recall):
         return metric.top_k is not None and metric.class_id is None
-    return isinstance(metric, _OF_ROWS) and not compares_rows(metric)
+    if isinstance(metric, _OF_ROWS):
+        return not compares_rows(metric)
+    return function_of(metric) in _FUNCTIONS_OF_ROWS
 
 
 def compares_rows(metric: Any) -> bool:

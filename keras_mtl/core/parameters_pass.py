@@ -95,7 +95,8 @@ class HalvesPass(ParametersPass):
         # Here each is a part of a sum over the batch; a mean over half of it has other factors.
         ratios = [tf.math.divide_no_nan(half.factors, terms.factors) for half in terms.halves]
         cross = gramian_of(first, second) * ratios[0][:, None] * ratios[1][None, :]
-        balanced = balance(self.balancing, parts, gramian_of(parts), terms, cross_gramian=cross)
+        cross = self.balancing.of_halves(cross, terms.active)
+        balanced = balance(self.balancing, parts, gramian_of(parts), terms, **cross)
         return self._collect(shared, balanced, self._own(found), terms)
 
     def _own(self, found: Sequence[Any]) -> list[list[Any]]:
@@ -120,7 +121,10 @@ class OneTaskPass(ParametersPass):
             for index in range(len(every))
         ]
         found = tf.switch_case(tf.argmax(chosen, output_type=tf.int32), branches)
-        rows = replicas.total([part[None] for part in found[: len(shared)]])
+        # Where no task is active, it is not the first one's turn.
+        one = tf.reduce_any(chosen > 0)
+        rows = [tf.where(one, part, 0.0)[None] for part in found[: len(shared)]]
+        rows = replicas.total(rows)
         products = products_for(self.balancing, rows)
         balanced = balance(self.balancing, rows, products, terms, chosen=chosen)
         flat = iter(found[len(shared) :])

@@ -43,7 +43,7 @@ def pass_for(
         balancing = SummedRows() if detachable else None
         kind = _by_task(partition) if detachable else SummedPass
     else:
-        kind = _balanced(balancing, partition, model, variables)
+        kind = _balanced(balancing, partition, model, variables, detachable=detachable)
     if persistent:
         kind = type(kind.__name__, (kind,), {"persistent": True})
     options = {"detachable": detachable, "compiled": compiled}
@@ -55,19 +55,26 @@ def _by_task(partition: Partition) -> type[SummedPass]:
 
 
 def _balanced(
-    balancing: Any, partition: Partition, model: Any, variables: Sequence[Any]
+    balancing: Any,
+    partition: Partition,
+    model: Any,
+    variables: Sequence[Any],
+    *,
+    detachable: bool,
 ) -> type[SummedPass]:
+    # What a detached task has in a common pass cannot be left out of it: it may be NaN.
+    blind = balancing.reads_gramian_only and not balancing.needs_gramian and not detachable
     if balancing.scope == "features":
         kind = FeaturesPass if partition.cuts else SummedPass
-    elif balancing.needs_cross_gramian:
-        kind = HalvesPass
-    elif balancing.needs_cross_products:
+    elif balancing.needs_cross_products and blind and not balancing.needs_cross_gramian:
         kind = ProductsPass
+    elif balancing.compares_halves:
+        kind = HalvesPass
     elif balancing.needs_one_task:
         kind = OneTaskPass
-    elif balancing.reads_gramian_only and not balancing.needs_gramian:
+    elif blind:
         kind = WeightedPass
-    elif balancing.reads_gramian_only:
+    elif balancing.reads_gramian_only and balancing.needs_gramian:
         kind = noting(worth_noting(model, partition.shared(variables)))
     else:
         kind = ParametersPass

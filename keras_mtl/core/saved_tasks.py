@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 # The entry of a file that holds the names, as bytes: a file of Keras keeps numbers only.
 TASKS = "tasks"
@@ -12,6 +13,8 @@ TASKS = "tasks"
 
 class SavedTasks:
     """Puts values of a file, with an entry a task, in the order of a model's tasks.
+
+    `names` are the tasks of the file, and `differ` says whether the model has others.
 
     Args:
         tasks: List of strings, the model's tasks in order.
@@ -21,6 +24,8 @@ class SavedTasks:
     def __init__(self, tasks: Sequence[str], store: Any) -> None:
         self._own = list(tasks)
         self._saved = _names_in(store) if TASKS in store else self._own
+        self.names = list(self._saved)
+        self.differ = set(self._saved) != set(self._own)
         both = [task for task in self._own if task in self._saved]
         self._into = [self._own.index(task) for task in both]
         self._out_of = [self._saved.index(task) for task in both]
@@ -41,7 +46,7 @@ class SavedTasks:
         value = np.asarray(value)
         if self._saved == self._own:
             return value
-        merged = np.array(before)
+        merged = np.array(ops.convert_to_numpy(before))
         merged[np.ix_(*[self._into] * axes)] = value[np.ix_(*[self._out_of] * axes)]
         return merged
 

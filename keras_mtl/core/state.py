@@ -112,6 +112,13 @@ class TrainingState(keras.layers.Layer):
                 stacklevel=2,
             )
             return
+        if values and saved.differ:
+            warnings.warn(
+                f"The file holds the tasks {saved.names}, the model {self._tasks}. What is kept "
+                "of tasks goes by name, but Keras restores layers by position: see that each head "
+                "has got the weights of its own task.",
+                stacklevel=2,
+            )
         for name, value in values.items():
             variable = getattr(self, name)
             variable.assign(saved.put(value, variable))

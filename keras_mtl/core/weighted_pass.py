@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mtl.core import replicas
-from keras_mtl.core.balanced import balance
+from keras_mtl.core import replicas, update
+from keras_mtl.core.balanced import balance, state_of
 from keras_mtl.core.passes import Collected, SummedPass, given, head_factors
 from keras_mtl.core.terms import Terms
 
@@ -21,14 +21,27 @@ class WeightedPass(SummedPass):
     persistent = True
 
     def gradients(self, terms: Terms) -> list[Any]:
-        # What is not finite shows in the gradient: there is nothing that could hide it.
         return self._with_found_weights(terms, tf.zeros_like(terms.factors))
 
     def _with_found_weights(self, terms: Terms, products: Any, **evidence: Any) -> list[Any]:
+        state = state_of(self.balancing)
+        before = [tf.identity(variable.value) for variable in state]
         # Rows that are those of the unit matrix combine to the weights themselves.
         unit = tf.eye(len(terms.totals))
         balanced = balance(self.balancing, [unit], products, terms, **evidence)
-        return with_weights(self, terms, balanced.directions[0], balanced.heads)
+        gradients = with_weights(self, terms, balanced.directions[0], balanced.heads)
+        if state:
+            # An overflow that shows only in the sum drops the update, as one that shows before.
+            overflow = tf.logical_not(self._finite(gradients))
+            update.put_back(state, before, [overflow] * len(state))
+        return gradients
+
+    def _finite(self, gradients: Sequence[Any]) -> Any:
+        """Returns whether the gradients of what is shared are finite on all replicas."""
+        by_variable = dict(zip(map(id, self.variables), gradients, strict=True))
+        shared = [by_variable[id(variable)] for variable in self.partition.shared(self.variables)]
+        sums = [tf.reduce_sum(tf.convert_to_tensor(part)) for part in shared if part is not None]
+        return tf.math.is_finite(replicas.total([tf.add_n(sums)])[0])
 
 
 class ProductsPass(WeightedPass):
@@ -85,8 +98,7 @@ def with_weights(passed: SummedPass, terms: Terms, weights: Any, heads: Any) -> 
     """
     shared = passed.partition.shared(passed.variables)
     collected = Collected(passed.variables)
-    seeds = terms.seeds_of(terms.factors * weights)
-    collected.add(shared, passed.tape.gradient(terms.totals, shared, output_gradients=seeds))
+    collected.add(shared, _shared_gradients(passed, terms, weights))
     factors = head_factors(heads, terms)
     for total, seed, private, factor in zip(
         terms.totals, terms.seeds, passed.private(), factors, strict=True
@@ -103,3 +115,23 @@ def with_weights(passed: SummedPass, terms: Terms, weights: Any, heads: Any) -> 
         found = passed.tape.gradient(extra, passed.variables, output_gradients=terms.scale)
         collected.add(passed.variables, found)
     return collected.gradients
+
+
+def _shared_gradients(passed: SummedPass, terms: Terms, weights: Any) -> list[Any]:
+    shared = passed.partition.shared(passed.variables)
+    seeds = terms.seeds_of(terms.factors * weights)
+    if not passed.detachable:
+        return passed.tape.gradient(terms.totals, shared, output_gradients=seeds)
+    # What a detached task has in a common pass cannot be left out of it: it may be NaN.
+    found = Collected(shared)
+    for total, seed, active in zip(terms.totals, seeds, tf.unstack(terms.active), strict=True):
+        parts = passed.tape.gradient(total, shared, output_gradients=seed)
+        found.add(shared, _unless_detached(parts, active))
+    return found.gradients
+
+
+def _unless_detached(gradients: Sequence[Any], active: Any) -> list[Any]:
+    return [
+        None if part is None else tf.where(active > 0, tf.convert_to_tensor(part), 0)
+        for part in gradients
+    ]

@@ -178,6 +178,8 @@ ROW_METRICS = {
     "f1_score": lambda: keras.metrics.F1Score("macro"),
     "recall": lambda: keras.metrics.Recall(top_k=1, name="recall"),
     "cosine_similarity": lambda: "cosine_similarity",
+    "categorical_accuracy": lambda: "categorical_accuracy",
+    "accuracy": lambda: "accuracy",
 }
 
 
