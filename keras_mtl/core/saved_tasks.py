@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 # The entry of a file that holds the names, as bytes: a file of Keras keeps numbers only.
 TASKS = "tasks"
@@ -46,7 +45,7 @@ class SavedTasks:
         value = np.asarray(value)
         if self._saved == self._own:
             return value
-        merged = np.array(ops.convert_to_numpy(before))
+        merged = np.asarray(before).copy()
         merged[np.ix_(*[self._into] * axes)] = value[np.ix_(*[self._out_of] * axes)]
         return merged
 
