@@ -212,11 +212,7 @@ def _warn_of_whole_rows(plan: TaskPlan, metrics: list[Any], outputs: Any) -> Non
     """Warns of metrics that leave out rows of which the loss leaves out single columns."""
     if not plan.loss.elementwise or isinstance(outputs, Mapping) or outputs.shape[-1] == 1:
         return
-    whole = [
-        metric.name
-        for metric in metrics
-        if metric_inputs.reads_whole_rows(metric) or task_metrics.is_accuracy_by_shape(metric)
-    ]
+    whole = [metric.name for metric in metrics if metric_inputs.reads_whole_rows(metric)]
     if whole:
         warnings.warn(
             f"`metrics` of task '{plan.name}' holds {whole}, which read whole rows: they leave out "

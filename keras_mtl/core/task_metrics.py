@@ -20,11 +20,6 @@ def accuracy(y_true: Any, y_pred: Any) -> Any:
     return ACCURACY.pick(y_true.shape, y_pred.shape)(y_true, y_pred)
 
 
-def is_accuracy_by_shape(metric: Any) -> bool:
-    """Whether it is `"accuracy"`, which of several columns compares the highest ones."""
-    return function_of(metric) is accuracy
-
-
 _BY_SHAPE = {"accuracy": accuracy, "acc": accuracy, "crossentropy": crossentropy}
 _BY_SHAPE["ce"] = crossentropy
 

@@ -179,7 +179,6 @@ ROW_METRICS = {
     "recall": lambda: keras.metrics.Recall(top_k=1, name="recall"),
     "cosine_similarity": lambda: "cosine_similarity",
     "categorical_accuracy": lambda: "categorical_accuracy",
-    "accuracy": lambda: "accuracy",
 }
 
 
