@@ -23,7 +23,9 @@ NEVER = 2**60
 GRAMIAN_METHODS = [
     name
     for name in balancing.names()
-    if balancing.get(name).reads_gramian_only and not balancing.get(name).compares_halves
+    if balancing.get(name).reads_gramian_only
+    and balancing.get(name).needs_gramian
+    and not balancing.get(name).compares_halves
 ]
 
 
