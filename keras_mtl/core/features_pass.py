@@ -61,7 +61,7 @@ class FeaturesPass(SummedPass):
         reused = self.partition.shared_read_alone(self.variables)
         heads = head_factors(balanced.heads, terms)
         for index, (private, part) in enumerate(zip(self._private_below(), found, strict=True)):
-            attached = self._attached(part[: len(reused)], terms.active[index])
+            attached = self.attached(part[: len(reused)], terms.active[index])
             collected.add(reused, attached, heads[index])
             collected.add(private, part[len(reused) :], heads[index])
 
@@ -71,16 +71,7 @@ class FeaturesPass(SummedPass):
         for total, seed, active, factor in parts if reused else ():
             sources = [variable.value for variable in reused]
             found = self.taps.tape.gradient(total, sources, output_gradients=seed)
-            collected.add(reused, self._attached(found, active), factor)
-
-    def _attached(self, gradients: Sequence[Any], active: Any) -> list[Any]:
-        """Returns the gradients of shared variables, none of a task that is not active."""
-        if not self.detachable:
-            return list(gradients)
-        return [
-            None if part is None else tf.where(active > 0, tf.convert_to_tensor(part), 0)
-            for part in gradients
-        ]
+            collected.add(reused, self.attached(found, active), factor)
 
     def _private_below(self) -> list[list[Any]]:
         return [

@@ -95,8 +95,8 @@ class HalvesPass(ParametersPass):
         # Here each is a part of a sum over the batch; a mean over half of it has other factors.
         ratios = [tf.math.divide_no_nan(half.factors, terms.factors) for half in terms.halves]
         cross = gramian_of(first, second) * ratios[0][:, None] * ratios[1][None, :]
-        cross = self.balancing.of_halves(cross, terms.active)
-        balanced = balance(self.balancing, parts, gramian_of(parts), terms, **cross)
+        evidence = self.balancing.of_halves(cross, terms.active)
+        balanced = balance(self.balancing, parts, gramian_of(parts), terms, **evidence)
         return self._collect(shared, balanced, self._own(found), terms)
 
     def _own(self, found: Sequence[Any]) -> list[list[Any]]:

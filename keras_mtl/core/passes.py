@@ -73,6 +73,15 @@ class SummedPass:
         # The rows of absent tasks are 0 by their factor, those of detached ones are not.
         return tf.where(terms.active[index] > 0, row, 0.0)
 
+    def attached(self, gradients: Sequence[Any], active: Any) -> list[Any]:
+        """Returns one task's gradients of what is shared: none where it is not active."""
+        if not self.detachable:
+            return list(gradients)
+        return [
+            None if part is None else tf.where(active > 0, tf.convert_to_tensor(part), 0)
+            for part in gradients
+        ]
+
     def row(self, gradient: Any, like: Any, terms: Terms) -> Any:
         """Returns one gradient as `(size,)`, in float32, without loss scale."""
         if gradient is None:

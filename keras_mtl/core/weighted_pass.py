@@ -126,12 +126,5 @@ def _shared_gradients(passed: SummedPass, terms: Terms, weights: Any) -> list[An
     found = Collected(shared)
     for total, seed, active in zip(terms.totals, seeds, tf.unstack(terms.active), strict=True):
         parts = passed.tape.gradient(total, shared, output_gradients=seed)
-        found.add(shared, _unless_detached(parts, active))
+        found.add(shared, passed.attached(parts, active))
     return found.gradients
-
-
-def _unless_detached(gradients: Sequence[Any], active: Any) -> list[Any]:
-    return [
-        None if part is None else tf.where(active > 0, tf.convert_to_tensor(part), 0)
-        for part in gradients
-    ]
