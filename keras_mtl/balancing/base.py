@@ -28,7 +28,7 @@ class GradientBalancing(Method):
     * `needs_losses`: `losses`, the raw task losses `(num_tasks,)` over all replicas, without any
       weights; 1.0 for absent tasks.
     * `needs_cross_gramian`: `cross_gramian`, `(num_tasks, num_tasks)`: entry (i, j) is the inner
-      product of gradient i on every other row of the batch with gradient j on the other rows.
+      product of gradient i on the first half of the batch's rows with gradient j on the second.
     * `needs_cross_products`: `cross_products`, `(num_tasks,)`: that matrix times what
       `probe(active)` returns, less the mean over the active tasks. Much less work and memory,
       where the weights of a `GramianBalancing` without `needs_gramian` need no more.

@@ -14,12 +14,15 @@ class MoDo(GramianBalancing):
     """Moves the weights towards MGDA's, with inner products of independent gradients.
 
     On a mini-batch g_i . g_j is too large by what the noises of both have in common, so MGDA's
-    weights are biased. Here the rows of a batch are halved, every other row to each, and
-    C_ij = g_i . g'_j multiplies a gradient on one half with one on the other, which is right in
-    the mean. The weights take one step per batch, w <- P(w - learning_rate (C w + rho w)), with P
-    the nearest point with w >= 0 and sum 1 over the active tasks. The direction is
-    sum_k w_k g_k, with the gradients on the whole batch. The products C w are those of each g_i
-    with one gradient, that of sum_j w_j L'_j: no gradients are kept for it.
+    weights are biased. Here C_ij = g_i . g'_j multiplies a gradient on the first half of a batch's
+    rows with one on the second, which is right in the mean. The weights take one step per batch,
+    w <- P(w - learning_rate (C w + rho w)), with P the nearest point with w >= 0 and sum 1 over
+    the active tasks. The direction is sum_k w_k g_k, with the gradients on the whole batch. The
+    products C w are those of each g_i with one gradient, that of sum_j w_j L'_j: large gradients
+    are not kept for it.
+
+    Rows must be shuffled: a task that has labels in one half of a batch only has a gradient of 0
+    in the other, and its products are 0.
 
     The weights sum to 1, so steps are as long as those of a mean of gradients. The learning rate
     is in units of 1 / |g|^2: raise it where gradients are short. As with MGDA short gradients

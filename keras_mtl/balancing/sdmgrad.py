@@ -18,8 +18,9 @@ class SDMGrad(GramianBalancing):
     be: c = 0 is MGDA, and with c growing it tends to the mean. In each step the weights, which
     begin where they ended in the step before, move `num_inner` times: w <- P(w - r C (w + c u)),
     with P the nearest point with w >= 0 and sum 1, and u equal weights. C_ij = g_i . g'_j
-    multiplies a gradient on one half of the batch's rows with one on the other, so that the noise
-    common to both does not count. In units in which the largest sum of absolute values of
+    multiplies a gradient on the first half of a batch's rows with one on the second, so that the
+    noise common to both does not count. Rows must be shuffled: a task that has labels in one half
+    only has a gradient of 0 in the other. In units in which the largest sum of absolute values of
     a row of C is 1, r is `learning_rate`.
 
     The weights sum to 1, so steps are as long as those of a mean of gradients. Loss weights set
@@ -61,6 +62,7 @@ class SDMGrad(GramianBalancing):
         the mean length of the gradients, at which weights can swing from corner to corner.
     """
 
+    needs_gramian = False
     needs_cross_gramian = True
     features_reason = (
         "the two halves of a batch are different examples, whose features have no inner product."
@@ -87,6 +89,7 @@ class SDMGrad(GramianBalancing):
         self.task_weights = self.add_task_variable("task_weights", "ones")
 
     def solve(self, gramian: Any, active: Any, *, cross_gramian: Any) -> Any:
+        del gramian
         active, cross = ops.cast(active, "float64"), ops.cast(cross_gramian, "float64")
         start = simplex.among(ops.cast(self.task_weights.value, "float64"), active)
         pull = self.regularization * simplex.among(ops.ones_like(start), active)

@@ -6,7 +6,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mtl.core.balanced import Balanced, balance, gramian_of
-from keras_mtl.core.dense_calls import DenseCall, DenseCalls, are_cheaper
+from keras_mtl.core.dense_calls import are_cheaper, gramian
+from keras_mtl.core.noted_calls import NotedCall, NotedCalls, in_order
 from keras_mtl.core.parameters_pass import ParametersPass
 from keras_mtl.core.passes import either
 from keras_mtl.core.terms import Terms
@@ -23,7 +24,7 @@ class ActivationsPass(ParametersPass):
     layers: Sequence[Any] = ()
 
     def __enter__(self) -> "ActivationsPass":
-        self._calls = DenseCalls(self.layers)
+        self._calls = NotedCalls(self.layers)
         self._calls.__enter__()
         return super().__enter__()
 
@@ -44,29 +45,23 @@ class ActivationsPass(ParametersPass):
             self, terms, cheaper, lambda: self._by_calls(calls, terms), lambda: rows(terms)
         )
 
-    def _by_calls(self, calls: Sequence[DenseCall], terms: Terms) -> list[Any]:
+    def _by_calls(self, calls: Sequence[NotedCall], terms: Terms) -> list[Any]:
         shared = self.partition.shared(self.variables)
         noted = {id(variable) for call in calls for variable in call.variables}
         others = [variable for variable in shared if id(variable) not in noted]
         matrices, backs, own = self._task_parts(others, calls, terms)
         gramians = [gramian_of(matrices)] if others else []
-        gramians += [call.gramian(back) for call, back in zip(calls, backs, strict=True)]
-        parts = [*matrices, *(tf.reshape(back, (len(own), -1)) for back in backs)]
-        balanced = balance(self.balancing, parts, tf.add_n(gramians), terms)
-        found = dict(zip(map(id, others), balanced.directions, strict=False))
-        for call, summed in zip(calls, balanced.directions[len(others) :], strict=True):
-            back = tf.reshape(summed, (-1, call.layer.units))
-            found |= dict(zip(map(id, call.variables), call.gradients(back), strict=True))
-        directions = [tf.reshape(found[id(variable)], [-1]) for variable in shared]
+        gramians += [gramian(call, back) for call, back in zip(calls, backs, strict=True)]
+        balanced = balance(self.balancing, [*matrices, *backs], tf.add_n(gramians), terms)
+        directions = in_order(shared, others, calls, balanced.directions)
         return self._collect(shared, Balanced(directions, balanced.heads), own, terms)
 
     def _task_parts(
-        self, others: Sequence[Any], calls: Sequence[DenseCall], terms: Terms
+        self, others: Sequence[Any], calls: Sequence[NotedCall], terms: Terms
     ) -> tuple[list[Any], list[Any], list[list[Any]]]:
         """Returns gradients of `others`, derivatives at the calls, and private gradients.
 
-        The first are `(num_tasks, size)` for each variable, the second
-        `(num_tasks, rows, units)` for each call.
+        The first two are matrices `(num_tasks, size)`, for each variable and for each call.
         """
         given = [call.given for call in calls]
         sources = [[*given, *private] for private in self.private()]
@@ -75,11 +70,7 @@ class ActivationsPass(ParametersPass):
             self.matrix([parts[place] for parts in found], call.given, terms)
             for place, call in enumerate(calls)
         ]
-        shaped = [
-            tf.reshape(back, (len(found), -1, call.layer.units))
-            for back, call in zip(backs, calls, strict=True)
-        ]
-        return matrices, shaped, [parts[len(given) :] for parts in found]
+        return matrices, backs, [parts[len(given) :] for parts in found]
 
 
 def noting(layers: Sequence[Any]) -> type[ParametersPass]:

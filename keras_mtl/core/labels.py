@@ -50,12 +50,12 @@ class Elements:
         )
         return replace(self, labels=parts[0], predictions=parts[1])
 
-    def every_other(self, start: int) -> "Elements":
-        """Returns the elements with every other row of the global batch alone counted."""
+    def half(self, second: bool) -> "Elements":
+        """Returns the elements with one half of the rows of the global batch alone counted."""
         rows = tf.shape(tf.nest.flatten(self.labels)[0])[0]
         # Counted over all replicas, which so split a batch as one device does.
         place = replicas.sum_before(rows) + tf.range(rows)
-        chosen = tf.equal(place % 2, start)
+        chosen = tf.equal(place >= middle(replicas.total([rows])[0]), second)
         kept = chosen if self.rows is None else tf.logical_and(self.rows, chosen)
         return replace(self, rows=kept)
 
@@ -63,6 +63,11 @@ class Elements:
     def complete(self) -> bool:
         """Whether every element counts, whatever the data."""
         return self.mask is None and self.padding is None and self.rows is None
+
+
+def middle(rows: Any) -> Any:
+    """Returns how many of so many rows are the first half of a batch."""
+    return (rows + 1) // 2
 
 
 def _zero_unless(counted: Any, tensor: Any) -> Any:

@@ -92,12 +92,26 @@ class HalvesPass(ParametersPass):
         sums = replicas.total([*found[0][0], *found[1][0]])
         first, second = sums[: len(shared)], sums[len(shared) :]
         parts = [one + other for one, other in zip(first, second, strict=True)]
-        # Here each is a part of a sum over the batch; a mean over half of it has other factors.
-        ratios = [tf.math.divide_no_nan(half.factors, terms.factors) for half in terms.halves]
-        cross = gramian_of(first, second) * ratios[0][:, None] * ratios[1][None, :]
-        evidence = self.balancing.of_halves(cross, terms.active)
-        balanced = balance(self.balancing, parts, gramian_of(parts), terms, **evidence)
+        balanced = self._balanced(parts, gramian_of(first, second), terms)
         return self._collect(shared, balanced, self._own(found), terms)
+
+    def _balanced(self, parts: Sequence[Any], cross: Any, terms: Terms) -> Balanced:
+        """Balances gradients of the batch.
+
+        Args:
+            parts: List of tensors `(num_tasks, size)`.
+            cross: Tensor `(num_tasks, num_tasks)`, inner products of what both halves add to them.
+            terms: What was differentiated.
+        """
+        # Each is a part of a sum over the batch; a mean over half of it has other factors.
+        ratios = [tf.math.divide_no_nan(half.factors, terms.factors) for half in terms.halves]
+        cross = cross * ratios[0][:, None] * ratios[1][None, :]
+        found = products_for(self.balancing, parts)
+        if not self.balancing.needs_gramian:
+            # They show what is not finite, which here may be the products alone.
+            found += tf.reduce_sum(cross, axis=1)
+        evidence = self.balancing.of_halves(cross, terms.active)
+        return balance(self.balancing, parts, found, terms, **evidence)
 
     def _own(self, found: Sequence[Any]) -> list[list[Any]]:
         """Returns each task's private gradients of the whole batch."""

@@ -83,6 +83,10 @@ class Partition:
             for variable in getattr(node.operation, "trainable_variables", ())
         }
 
+    def shared_nodes(self) -> list[Any]:
+        """Returns the nodes that serve two tasks or more, from inputs to outputs."""
+        return [node for node in self._nodes if self._is_shared(node)]
+
     def _is_shared(self, node: Any) -> bool:
         return len(self._node_tasks[id(node)]) > 1
 

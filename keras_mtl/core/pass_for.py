@@ -1,5 +1,6 @@
 """Chooses the backward pass of a step by what its balancing has declared."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -8,10 +9,14 @@ from keras_mtl.core.activations_pass import noting
 from keras_mtl.core.balanced import SummedRows
 from keras_mtl.core.dense_calls import worth_noting
 from keras_mtl.core.features_pass import FeaturesPass
-from keras_mtl.core.parameters_pass import HalvesPass, OneTaskPass, ParametersPass
+from keras_mtl.core.in_turn import SMALL
+from keras_mtl.core.noted_calls import called_once, leaves
+from keras_mtl.core.parameters_pass import OneTaskPass, ParametersPass
 from keras_mtl.core.partition import Partition
 from keras_mtl.core.passes import SummedPass
 from keras_mtl.core.refresh import refreshing
+from keras_mtl.core.rows_apart import keeps_rows_apart
+from keras_mtl.core.split_pass import splitting
 from keras_mtl.core.weighted_pass import ProductsPass, WeightedPass
 
 
@@ -66,10 +71,8 @@ def _balanced(
     blind = balancing.reads_gramian_only and not balancing.needs_gramian and not detachable
     if balancing.scope == "features":
         kind = FeaturesPass if partition.cuts else SummedPass
-    elif balancing.needs_cross_products and blind and not balancing.needs_cross_gramian:
-        kind = ProductsPass
     elif balancing.compares_halves:
-        kind = HalvesPass
+        kind = _of_halves(balancing, partition, model, variables, blind=blind)
     elif balancing.needs_one_task:
         kind = OneTaskPass
     elif blind:
@@ -79,3 +82,20 @@ def _balanced(
     else:
         kind = ParametersPass
     return refreshing(kind) if balancing.refresh_every > 1 and kind is not SummedPass else kind
+
+
+def _of_halves(
+    balancing: Any, partition: Partition, model: Any, variables: Sequence[Any], *, blind: bool
+) -> type[SummedPass]:
+    shared = partition.shared(variables)
+    layers = called_once(model, shared)
+    all_noted = len(shared) == sum(len(layer.variables) for layer in layers)
+    splits = all_noted and all(
+        keeps_rows_apart(node.operation) for node in leaves(partition.shared_nodes())
+    )
+    if blind and not balancing.needs_cross_gramian:
+        # Two gradients in memory in place of all of both halves, where that matters.
+        small = sum(math.prod(variable.shape) for variable in shared) < SMALL
+        if not (splits and small):
+            return ProductsPass
+    return splitting(layers if splits else ())

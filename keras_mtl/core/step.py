@@ -241,13 +241,13 @@ class Step:
         return elements, sums, extra
 
     def _sums_of_halves(self, elements: Mapping[str, Elements]) -> list[list[LossSum]]:
-        """Returns the local sums over every other row, where the balancing compares halves."""
+        """Returns the local sums over half of the rows, where the balancing compares halves."""
         balancing = self.state.gradient_balancing
         if balancing is None or not balancing.compares_halves:
             return []
         return [
-            [plan.loss.sums(elements[name].every_other(half)) for name, plan in self._plans.items()]
-            for half in (0, 1)
+            [plan.loss.sums(elements[name].half(second)) for name, plan in self._plans.items()]
+            for second in (False, True)
         ]
 
     def _half(self, sums: Sequence[LossSum], applied: Any) -> Half:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 class Half(NamedTuple):
-    """The losses of every other row of a batch, for methods that compare two batches.
+    """The losses of half of the rows of a batch, for methods that compare two batches.
 
     Args:
         totals: List of scalars, each task's local sum of losses.

@@ -11,7 +11,8 @@ from keras_mtl import MultiTaskModel, balancing
 from keras_mtl.callbacks import GradientConflictMonitor
 from keras_mtl.core import dense_calls
 from keras_mtl.core.activations_pass import ActivationsPass
-from keras_mtl.core.dense_calls import DenseCall, are_cheaper, worth_noting
+from keras_mtl.core.dense_calls import are_cheaper, gramian, worth_noting
+from keras_mtl.core.noted_calls import NotedCall
 
 ROWS, TASKS = 12, ("a", "b", "c")
 RNG = np.random.default_rng(0)
@@ -101,10 +102,9 @@ def test_inner_products_and_sums_are_those_of_the_gradients(bias, shape):
     gradients = [tape.gradient(loss, layer.variables) for loss in losses]
     flat = np.array([np.concatenate([np.ravel(part) for part in parts]) for parts in gradients])
 
-    read = tf.reshape(inputs, (-1, 3))
-    call = DenseCall(layer, read, given)
-    backs = tf.stack([tf.reshape(tape.gradient(loss, given), (-1, 4)) for loss in losses])
-    np.testing.assert_allclose(call.gramian(backs), flat @ flat.T, rtol=1e-4)
+    call = NotedCall(layer, inputs, given)
+    backs = tf.stack([tape.gradient(loss, given) for loss in losses])
+    np.testing.assert_allclose(gramian(call, backs), flat @ flat.T, rtol=1e-4)
     weights = np.array([0.5, -1.0, 2.0], "float32")
     summed = call.gradients(tf.tensordot(weights, backs, 1))
     found = np.concatenate([np.ravel(part) for part in summed])
@@ -172,7 +172,7 @@ def test_inner_products_of_gradients_that_cancel_row_by_row_stay_exact():
     backs = tf.constant(np.concatenate([back, -back * np.float32(1 + 1e-5)], axis=1))
     layer = keras.layers.Dense(4, use_bias=False)
     flat = np.stack([np.ravel(read.numpy().astype("float64").T @ x) for x in backs.numpy()])
-    found = DenseCall(layer, read, read @ tf.zeros((6, 4))).gramian(backs)
+    found = gramian(NotedCall(layer, read, read @ tf.zeros((6, 4))), backs)
     np.testing.assert_allclose(found, flat @ flat.T, rtol=1e-3)
 
 
@@ -180,7 +180,7 @@ def test_inner_products_of_gradients_that_cancel_row_by_row_stay_exact():
 def test_a_batch_of_many_rows_is_left_to_the_gradients(rows, cheaper):
     layer = keras.layers.Dense(16)
     layer.build((None, 16))
-    call = DenseCall(layer, tf.zeros((rows, 16)), tf.zeros((rows, 16)))
+    call = NotedCall(layer, tf.zeros((rows, 16)), tf.zeros((rows, 16)))
     assert bool(are_cheaper([call], 4)) == cheaper
 
 
