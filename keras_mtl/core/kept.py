@@ -77,3 +77,8 @@ def _call_if(condition: Any, action: Any) -> None:
 
 def _nothing(*inputs: Any) -> None:
     del inputs
+
+
+def floats(variables: Sequence[Any]) -> list[Any]:
+    """Returns those of some Keras variables that hold fractions, such as statistics."""
+    return [variable for variable in variables if variable.dtype.startswith("float")]

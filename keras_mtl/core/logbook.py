@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileMetrics
 
+from keras_mtl.core import replicas
 from keras_mtl.core.gains import Gains
 from keras_mtl.core.losses import LossSum
 from keras_mtl.core.task_means import TaskMeans
@@ -87,10 +88,10 @@ class LogBook(CompileMetrics):
         """Adds the regularisation and `add_loss` terms of a batch."""
         self._extra.update_state(extra, sample_weight=batch_size)
 
-    def update_skipped(self, skipped: Any) -> None:
+    def update_skipped(self, counted: Any) -> None:
         """Counts an update that was dropped, once for all replicas."""
         if self._skipped is not None:
-            self._skipped.update_state(skipped)
+            self._skipped.update_state((1.0 - tf.cast(counted, tf.float32)) / replicas.count())
 
     def update_metrics(self, elements: Mapping[str, Any], counted: Any = None) -> None:
         """Adds a batch to the metrics of every task in `elements`."""
@@ -102,6 +103,14 @@ class LogBook(CompileMetrics):
     def evaluation_loss(self, constants: Any) -> Any:
         """Returns sum_k c_k L_k plus the extra terms, from the exact means."""
         return tf.reduce_sum(constants * self._losses.result()) + self._extra.result()
+
+    def logs(self, loss: Any, *, training: bool) -> dict[str, Any]:
+        """Returns what a step hands to Keras: `loss`, and the results."""
+        logs = {"loss": loss, **self.results(training=training)}
+        if replicas.several_workers(tf.distribute.get_strategy()):
+            # Keras reduces each log over its first axis when there are several workers.
+            return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+        return logs
 
     def results(self, *, training: bool) -> dict[str, Any]:
         """Returns the values by log name; task weights in training only."""

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mtl.core import negative, replicas, update
+from keras_mtl.core.kept import floats
 from keras_mtl.core.partition import Partition
 
 
@@ -116,6 +117,41 @@ def _owner(partition: Partition, variable: Any) -> int:
     reached = partition.tasks_of_variable(variable)
     alone = len(reached) == 1
     return partition.tasks.index(reached[0]) if alone else len(partition.tasks)
+
+
+def guard_for(
+    model: Any,
+    variables: Sequence[Any],
+    state: Any,
+    partition: Partition,
+    *,
+    policy: str | None,
+    refuses_negative: bool,
+) -> Guard:
+    """Returns the guard of a step; one that lets every batch pass where nothing is refused.
+
+    Args:
+        model: The functional model, with its optimizer.
+        variables: List of the variables that gradients are for, in order.
+        state: `TrainingState`, with the loss weighting and the balancing.
+        partition: `Partition` of the model.
+        policy: As for `NonfiniteGuard`.
+        refuses_negative: As for `NonfiniteGuard`.
+    """
+    if policy is None and not refuses_negative:
+        return Guard()
+    others = list(model.non_trainable_variables)
+    for method in (state.loss_weighting, state.gradient_balancing):
+        others += [] if method is None else method.non_trainable_variables
+    return NonfiniteGuard(
+        variables,
+        state,
+        model.optimizer,
+        partition,
+        floats(others),
+        policy=policy,
+        refuses_negative=refuses_negative,
+    )
 
 
 def report(state: Any, tasks: Sequence[str], policy: str | None) -> None:

@@ -1,38 +1,25 @@
 """The training step: losses, weights, gradients, update, logs, in that order."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_mtl.core import early_reads, negative, replicas, update
+from keras_mtl.core import early_reads, replicas, update
 from keras_mtl.core.conflicts import ConflictWatch
 from keras_mtl.core.derivatives import value_and_gradient
-from keras_mtl.core.kept import DETACHED, FROZEN, Kept
+from keras_mtl.core.kept import DETACHED, FROZEN, Kept, floats
 from keras_mtl.core.labels import Elements
 from keras_mtl.core.logbook import LogBook
 from keras_mtl.core.losses import LossSum
-from keras_mtl.core.nonfinite import Guard, NonfiniteGuard
+from keras_mtl.core.measured import Measured, batch_size, by_rows, extra_terms, measure
+from keras_mtl.core.nonfinite import Guard, guard_for
 from keras_mtl.core.partition import Partition
 from keras_mtl.core.pass_for import pass_for
 from keras_mtl.core.plan import BatchReader, TaskPlan
 from keras_mtl.core.side_effects import SideEffects
 from keras_mtl.core.terms import Half, Terms
-
-
-class Measured(NamedTuple):
-    """A batch's losses over all replicas, each of shape `(num_tasks,)` but the last two.
-
-    A replica's extra terms hold one part in their number. Means over its rows, of activities, are
-    those over all rows only if they count by rows: times its `share`, where equal shares are 1.
-    """
-
-    losses: Any
-    denominators: Any
-    present: Any
-    extra: Any
-    share: Any
 
 
 class Step:
@@ -67,7 +54,7 @@ class Step:
         self.variables = self.model_variables + list(self.weighting.trainable_variables)
         self.watch: ConflictWatch | None = None
         self.let_heads_train_alone(False)
-        moved = [*self.model_variables, *_floats(model.non_trainable_variables)]
+        moved = [*self.model_variables, *floats(model.non_trainable_variables)]
         self._kept = Kept(partition, moved, self.weighting)
         self.effects = SideEffects(model)
         self.before_step: Callable[[Any], None] | None = None
@@ -116,7 +103,7 @@ class Step:
         with self._pass() as recording:
             elements, sums, extra = self.forward(*batch, training=True)
             halves = self._sums_of_halves(elements)
-        measured = self.measure(sums, extra, batch[0])
+        measured = measure(sums, extra, batch[0], refuses_negative=self.refuses_negative)
         active = self.active(measured)
         total, weights, own_gradients = value_and_gradient(
             lambda losses: self.weighting(losses, active),
@@ -129,7 +116,7 @@ class Step:
         terms = Terms(
             [part.total for part in sums],
             tf.math.divide_no_nan(applied, measured.denominators),
-            _by_rows(extra, measured.share, recording.tape),
+            by_rows(extra, measured.share, recording.tape),
             active,
             scale,
             measured.losses,
@@ -148,7 +135,7 @@ class Step:
         guard.after(counted)
         loss = self._training_loss(total, weights, active, measured)
         self._log(loss, batch[0], elements, sums, effective, active, counted)
-        return self._logs(self.model._loss_tracker.result(), training=True)
+        return self.logbook.logs(self.model._loss_tracker.result(), training=True)
 
     def active(self, measured: Measured) -> Any:
         """Returns 1.0 for the tasks that take part, those present and not stopped."""
@@ -204,7 +191,7 @@ class Step:
         now = self.effects.read()
         self.effects.rewind_random_states(effects)
         _, sums, extra = self.forward(*batch, training=True)
-        fresh = self.measure(sums, extra).losses
+        fresh = measure(sums, extra, refuses_negative=self.refuses_negative).losses
         self.effects.restore(now)
         self.weighting.update_from_fresh_losses(measured.losses, fresh, active)
 
@@ -215,8 +202,8 @@ class Step:
         self.logbook.update_losses(sums)
         self.logbook.update_metrics(elements)
         if extra is not None:
-            self.logbook.update_extra(extra * replicas.count(), _batch_size(x))
-        return self._logs(self.evaluation_loss(), training=False)
+            self.logbook.update_extra(extra * replicas.count(), batch_size(x))
+        return self.logbook.logs(self.evaluation_loss(), training=False)
 
     def evaluation_loss(self) -> Any:
         """Returns the `loss` of `evaluate`: weighting plays no part in it."""
@@ -230,15 +217,7 @@ class Step:
             predictions = self.model(x, training=training)
         elements = self._reader.read(x, y, predictions, sample_weight, training=training)
         sums = [plan.loss.sums(elements[name]) for name, plan in self._plans.items()]
-        # Before any sum over replicas: replica threads share the layers' lists of losses.
-        terms = [tf.cast(term, tf.float32) for term in self.model.losses]
-        if not terms:
-            return elements, sums, None
-        extra = tf.add_n([tf.reduce_sum(term) for term in terms]) / replicas.count()
-        if replicas.count() > 1:
-            # A mean over no rows is NaN, which a share of 0 would not undo.
-            extra = tf.where(_batch_size(x) > 0, extra, 0.0)
-        return elements, sums, extra
+        return elements, sums, extra_terms(self.model, x)
 
     def _sums_of_halves(self, elements: Mapping[str, Elements]) -> list[list[LossSum]]:
         """Returns the local sums over half of the rows, where the balancing compares halves."""
@@ -251,25 +230,9 @@ class Step:
         ]
 
     def _half(self, sums: Sequence[LossSum], applied: Any) -> Half:
-        denominators = self.measure(sums, None).denominators
+        denominators = measure(sums).denominators
         factors = tf.math.divide_no_nan(applied, denominators)
         return Half([part.total for part in sums], factors)
-
-    def measure(self, sums: Sequence[LossSum], extra: Any, x: Any = None) -> Measured:
-        """Returns the losses over all replicas, with the extra terms weighted by rows of `x`."""
-        columns = [tf.stack(column) for column in zip(*sums, strict=True)]
-        local = [tf.stop_gradient(column) for column in columns]
-        alone = x is None or replicas.count() == 1
-        rows = tf.ones(()) if alone else tf.cast(_batch_size(x), tf.float32)
-        extra = tf.zeros(()) if extra is None else tf.stop_gradient(extra)
-        found = replicas.total([*local, extra * rows, rows])
-        totals, denominators, labelled, extra, all_rows = found
-        per_row = tf.math.divide_no_nan(float(replicas.count()), all_rows)
-        present = tf.cast(labelled > 0, tf.float32)
-        losses = tf.math.divide_no_nan(totals, denominators) * present
-        if self.refuses_negative:
-            losses = negative.without_rounding(losses)
-        return Measured(losses, denominators, present, extra * per_row, rows * per_row)
 
     def _own_parts(self, gradients: Sequence[Any], scale: Any) -> list[Any]:
         # Every replica has the whole gradient of the total; the optimizer adds them up.
@@ -299,18 +262,11 @@ class Step:
         return not (self.weighting.takes_negative_losses or known)
 
     def _guard(self) -> Guard:
-        if self._on_nonfinite is None and not self.refuses_negative:
-            return Guard()
-        methods = [self.weighting, self.state.gradient_balancing]
-        others = list(self.model.non_trainable_variables)
-        for method in methods:
-            others += [] if method is None else method.non_trainable_variables
-        return NonfiniteGuard(
+        return guard_for(
+            self.model,
             self.model_variables,
             self.state,
-            self.model.optimizer,
             self.partition,
-            _floats(others),
             policy=self._on_nonfinite,
             refuses_negative=self.refuses_negative,
         )
@@ -325,37 +281,12 @@ class Step:
         active: Any,
         counted: Any,
     ) -> None:
-        size = tf.cast(_batch_size(x), tf.float32)
+        size = tf.cast(batch_size(x), tf.float32)
         if counted is not None:
             loss, size = tf.where(counted, loss, 0.0), tf.where(counted, size, 0.0)
-            skipped = (1.0 - tf.cast(counted, tf.float32)) / replicas.count()
-            self.logbook.update_skipped(skipped)
+            self.logbook.update_skipped(counted)
         self.model._loss_tracker.update_state(loss, sample_weight=size)
         self.state.effective.assign(effective)
         self.logbook.update_losses(sums, counted)
         self.logbook.update_weights(effective, active, counted)
         self.logbook.update_metrics(elements, counted)
-
-    def _logs(self, loss: Any, *, training: bool) -> dict[str, Any]:
-        logs = {"loss": loss, **self.logbook.results(training=training)}
-        if replicas.several_workers(tf.distribute.get_strategy()):
-            # Keras reduces each log over its first axis when there are several workers.
-            return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
-        return logs
-
-
-def _floats(variables: Sequence[Any]) -> list[Any]:
-    return [variable for variable in variables if variable.dtype.startswith("float")]
-
-
-def _by_rows(extra: Any, share: Any, tape: Any) -> Any:
-    """Returns a replica's extra terms times its share of the rows, recorded by the tape."""
-    if extra is None or replicas.count() == 1:
-        return extra
-    # The share comes with the losses of all replicas: it was not known while the tape ran.
-    with tape:
-        return extra * share
-
-
-def _batch_size(x: Any) -> Any:
-    return tf.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from keras_mtl.core import replicas, update
 from keras_mtl.core.losses import LossSum
-from keras_mtl.core.step import Measured, Step
+from keras_mtl.core.measured import Measured, measure
+from keras_mtl.core.step import Step
 
 # The perturbation's length over all variables, as in DARTS (Liu, Simonyan, Yang 2019).
 PERTURBATION = 0.01
@@ -32,8 +33,9 @@ class HalfBatches:
         """Returns local sums, the replica's extra terms and global losses of half 0 or 1."""
         # The same dropout masks in every pass: what differs is the variables.
         self.step.effects.rewind_random_states(self._effects)
-        _, sums, extra = self.step.forward(*self._halves[half], training=True)
-        return sums, extra, self.step.measure(sums, extra, self._halves[half][0])
+        rows, refuses = self._halves[half], self.step.refuses_negative
+        _, sums, extra = self.step.forward(*rows, training=True)
+        return sums, extra, measure(sums, extra, rows[0], refuses_negative=refuses)
 
     def gradient(
         self, half: int, weigh: Callable[[Measured], Any], *, regularized: bool = False
