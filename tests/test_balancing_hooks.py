@@ -400,3 +400,27 @@ def test_an_overflow_that_shows_in_the_sum_alone_leaves_no_trace(replicated, str
     assert len(before) > 0
     for array, old in zip(after, before, strict=True):
         np.testing.assert_array_equal(array, old)
+
+
+@pytest.mark.parametrize("replicated", [False, True], ids=["one device", "two replicas"])
+def test_an_overflow_that_the_products_do_not_show_leaves_no_trace(replicated, strategy):
+    balancing = keras_mtl.balancing.MoDo()
+    with scopes(strategy, replicated):
+        # The gradient that the tasks have in common on the first half is infinite times this
+        # scale. The products take it with what each has less than the mean, which is finite.
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1), initial_scale=2.0**118
+        )
+        model = build(balancing, optimizer=optimizer)
+    for layer in model.layers[1:]:
+        shapes = [variable.shape for variable in layer.weights]
+        layer.set_weights([np.full(shape, float(layer.name in TASKS)) for shape in shapes])
+    first = (np.arange(ROWS) % 2 == 0)[:, None]
+    x = np.tile(np.where(first, 100.0, 1.0), 3)
+    y = {task: np.where(first, top, 0.0) for task, top in zip(TASKS, (1e3, 1001.0), strict=True)}
+    before = ops.convert_to_numpy(balancing.task_weights)
+    for scale, moves in ((2.0**118, False), (1.0, True)):
+        optimizer.dynamic_scale.assign(scale)
+        model.train_on_batch(x, y)
+        assert bool(ops.any(balancing.task_weights != before)) == moves
+        assert bool(optimizer.dynamic_scale < scale) != moves
