@@ -61,12 +61,7 @@ class LossWeightSchedule(TaskCallback):
                 f"{checks.describe(schedules)}. Write `LossWeightSchedule({{'task': ...}})`."
             )
         for task, schedule in schedules.items():
-            if not callable(schedule):
-                raise TypeError(
-                    f"`schedules['{task}']` must be a function of the epoch or a Keras "
-                    f"LearningRateSchedule, received {checks.describe(schedule)}. Set a constant "
-                    f"with `compile(loss_weights={{'{task}': ...}})`."
-                )
+            _check_schedule(task, schedule)
         self.schedules = dict(schedules)
         self.verbose = verbose
         self._by_step = [
@@ -114,3 +109,18 @@ class LossWeightSchedule(TaskCallback):
         # As a number, an error shows it better than as a tensor.
         value = float(value) if keras.ops.is_tensor(value) else value
         return checks.loss_weight(argument, value)
+
+
+def _check_schedule(task: str, schedule: Any) -> None:
+    if isinstance(schedule, type):
+        received = f"the class {schedule.__name__} itself"
+        advice = f"Make one of it: `{schedule.__name__}(...)`."
+    elif not callable(schedule):
+        received = checks.describe(schedule)
+        advice = f"Set a constant with `compile(loss_weights={{'{task}': ...}})`."
+    else:
+        return
+    raise TypeError(
+        f"`schedules['{task}']` must be a function of the epoch or a Keras LearningRateSchedule, "
+        f"received {received}. {advice}"
+    )

@@ -148,6 +148,7 @@ def test_verbose_prints_every_epoch_as_keras_schedulers_do(capsys):
         ({"age": lambda epoch: float("nan")}, ValueError, r"\['age'\]\(epoch=0\).* received nan"),
         ({"age": lambda epoch: None}, TypeError, r"\['age'\]\(epoch=0\).*received None"),
         ({"age": 0.5}, TypeError, r"function of the epoch.*compile\(loss_weights=\{'age'"),
+        ({"sex": type(HALVES)}, TypeError, r"the class ExponentialDecay itself\. Make"),
         (lambda epoch: 1.0, TypeError, "must be a dict from task to schedule"),
     ],
 )
