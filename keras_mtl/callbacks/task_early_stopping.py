@@ -132,7 +132,8 @@ class TaskEarlyStopping(TaskCallback):
         self.check_tasks("tasks", tasks)
         self._monitors = {task: self.monitor.replace("{task}", task) for task in tasks}
         self._signs = {task: self._sign(task, name) for task, name in self._monitors.items()}
-        self._table = TaskTable(self.model._training_state, self._name("table"), ROWS, tasks)
+        state, tasks = self.model._training_state, sorted(self._monitors)
+        self._table = TaskTable(state, self._name("table"), ROWS, tasks)
         if self.head == "train":
             self.model.prepare_detached_heads()
         self._started = self._warned = False
@@ -254,7 +255,8 @@ class TaskEarlyStopping(TaskCallback):
         return list(zip(copies, private, strict=True))
 
     def _name(self, what: str) -> str:
-        parts = [type(self).__name__, self.monitor, self.head, *self._monitors, what]
+        # Sorted, for a file is found again by a model whose tasks come in another order.
+        parts = [type(self).__name__, self.monitor, self.head, *sorted(self._monitors), what]
         return " ".join(parts).replace("/", "|")
 
     def _warn(self, name: str, logs: Mapping[str, Any]) -> None:

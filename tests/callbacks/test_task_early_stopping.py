@@ -331,6 +331,25 @@ def test_saved_model_resumed_at_initial_epoch_equals_one_without_a_break(tmp_pat
     assert_same_variables(loaded, whole)
 
 
+def test_a_run_goes_on_in_a_model_whose_tasks_come_in_another_order(tmp_path):
+    def make(*tasks):
+        inputs = keras.Input((3,), name="x")
+        outputs = {task: keras.layers.Dense(1, name=task)(inputs) for task in tasks}
+        model = keras_mtl.MultiTaskModel(inputs, outputs)
+        model.compile("sgd", loss="mse")
+        return model
+
+    logs = rows(val_size_loss=[3.0, 4.0, 5.0, 5.0], val_age_loss=[9.0, 8.0, 7.0, 7.0])
+    model, loaded = make("size", "age"), make("age", "size")
+    drive(model, TaskEarlyStopping(patience=1, head="freeze"), logs[:2])
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded.load_weights(tmp_path / "model.weights.h5")
+    resumed = TaskEarlyStopping(patience=1, head="freeze")
+    assert drive(loaded, resumed, logs[2:], first=2) == 3
+    assert resumed.stopped_epoch == {"size": 1, "age": 3}
+    assert resumed.best == {"size": 3.0, "age": 7.0}
+
+
 def test_a_fit_that_starts_anew_resumes_what_was_stopped():
     model = make_model()
     stopping = TaskEarlyStopping(patience=2)
