@@ -140,7 +140,7 @@ class MomentumConFIG(TrackingBalancing):
         self, gradients: Any, tracked: Sequence[Any], active: Any, *, chosen: Any
     ) -> tuple[Any, Sequence[Any]]:
         del active, chosen
-        moved = self.beta_1 * tracked[0] + (1 - self.beta_1) * gradients
+        moved = _moved(self.beta_1, tracked[0], gradients)
         return moved, [moved]
 
     def row_factors(self) -> Any:
@@ -158,9 +158,10 @@ class MomentumConFIG(TrackingBalancing):
         dtype = direction.dtype
         now = direction * ops.cast(_started(self.beta_1, self.steps), dtype)
         before = ops.cast(average.value, dtype)
-        pseudo = (now - self.beta_1 * before) / (1 - self.beta_1)
+        # (a' - beta a) / (1 - beta), with 1 - beta alone, as in `_moved`.
+        pseudo = before + (now - before) / (1 - self.beta_1)
         old = ops.cast(squares.value, dtype)
-        new = self.beta_2 * old + (1 - self.beta_2) * pseudo**2
+        new = _moved(self.beta_2, old, pseudo**2)
         average.assign(ops.cast(ops.where(ready, now, before), "float32"))
         squares.assign(ops.cast(ops.where(ready, new, old), "float32"))
         size = ops.sqrt(new / ops.cast(_started(self.beta_2, self.steps), dtype))
@@ -171,9 +172,15 @@ class MomentumConFIG(TrackingBalancing):
         return {**super().get_config(), **options}
 
 
+def _moved(beta: float, average: Any, value: Any) -> Any:
+    """Returns beta a + (1 - beta) x, with 1 - beta alone: in float32 a beta near 1 is another."""
+    return average + (1 - beta) * (value - average)
+
+
 def _started(beta: float, count: Any) -> Any:
     """Returns 1 - beta^count, what an average that started at 0 is short of; 1 for no count."""
-    return ops.where(count > 0, 1 - ops.power(ops.cast(beta, "float32"), count), 1.0)
+    # In float64: in float32 nothing is left of it for a beta near 1.
+    return ops.where(count > 0, 1 - ops.power(beta, ops.cast(count, "float64")), 1.0)
 
 
 def _decay(argument: str, value: Any) -> float:
