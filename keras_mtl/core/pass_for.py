@@ -89,9 +89,10 @@ def _of_halves(
 ) -> type[SummedPass]:
     shared = partition.shared(variables)
     layers = called_once(model, shared)
-    all_noted = len(shared) == sum(len(layer.variables) for layer in layers)
-    splits = all_noted and all(
-        keeps_rows_apart(node.operation) for node in leaves(partition.shared_nodes())
+    splits = (
+        model.distribute_strategy.num_replicas_in_sync == 1
+        and len(shared) == sum(len(layer.variables) for layer in layers)
+        and all(keeps_rows_apart(node.operation) for node in leaves(partition.shared_nodes()))
     )
     if blind and not balancing.needs_cross_gramian:
         # Two gradients in memory in place of all of both halves, where that matters.
