@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mtl.balancing.tracking import TrackingBalancing
 from keras_mtl.core import checks, shares
-from keras_mtl.core.in_turn import in_turn
+from keras_mtl.core.in_turn import after, in_turn, rows_in_turn
 
 # More than a ratio of risks is in training; keeps the logits finite.
 _LARGEST_RATIO = 1e6
@@ -83,16 +83,18 @@ class ExcessMTL(TrackingBalancing):
         self, gradients: Sequence[Any], gramian: Any, active: Any, **more: Any
     ) -> list[Any]:
         sums = in_turn(
-            lambda part, variables: ops.sum(part**2 / self._sizes(part, variables), axis=1),
+            lambda part, variables: rows_in_turn(
+                self._risks, part, ops.cast(variables[0].value, part.dtype)
+            ),
             gradients,
             self.tracked,
         )
-        risks = sum(sums)
-        self._learn(ops.cast(risks, "float32"), ops.cast(active, "float32"))
-        return super().combine(gradients, gramian, active, **more)
+        self._learn(ops.cast(sum(sums), "float32"), ops.cast(active, "float32"))
+        with after(sums):
+            return super().combine(gradients, gramian, active, **more)
 
-    def _sizes(self, part: Any, variables: Sequence[Any]) -> Any:
-        return ops.sqrt(ops.cast(variables[0].value, part.dtype) + part**2 + self.epsilon)
+    def _risks(self, rows: Any, squares: Any) -> Any:
+        return ops.sum(rows**2 / ops.sqrt(squares + rows**2 + self.epsilon), axis=1)
 
     def _learn(self, risks: Any, active: Any) -> None:
         """Multiplies the weights of the active tasks, whose sum stays; not in a first step."""

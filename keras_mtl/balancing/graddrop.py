@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mtl.balancing.base import GradientBalancing
 from keras_mtl.core import checks, draws, replicas, task_values
-from keras_mtl.core.in_turn import in_turn
+from keras_mtl.core.in_turn import after, in_turn, sum_in_turn
 from keras_mtl.core.roles import TaskRole
 
 
@@ -119,7 +119,7 @@ class GradDrop(GradientBalancing):
         examples = ops.reshape(signs, (ops.shape(signs)[0], -1))
         by_example = ops.reshape(gradients, (-1, *ops.shape(examples)))
         votes = replicas.total([ops.sum(by_example * examples, axis=1)])[0]
-        positive = self._draw(*_sides(ops.unstack(votes, num_tasks)))
+        positive, _, _ = self._picked_signs(ops.unstack(votes, num_tasks))
         kept = ops.cast(ops.where(positive, votes > 0, votes < 0), votes.dtype)
         leaks = ops.convert_to_tensor(leaks, votes.dtype)[:, None]
         passed = leaks + (1 - leaks) * kept
@@ -127,19 +127,23 @@ class GradDrop(GradientBalancing):
 
     def _picked(self, rows: Sequence[Any], leaks: Sequence[float]) -> Any:
         """Returns the sum of the elements with the sign that is drawn, and of what leaks."""
-        above, below = _sides(rows)
-        positive = self._draw(above, below)
+        positive, above, below = self._picked_signs(rows)
         if not any(leaks):
             return ops.where(positive, above, below)
-        kept = ops.where(positive, *_sides(rows, [1.0 - leak for leak in leaks]))
-        return kept + sum(leak * row for leak, row in zip(leaks, rows, strict=True))
+        with after(positive):
+            kept = ops.where(positive, *_sides(rows, [1.0 - leak for leak in leaks]))
+        with after(kept):
+            return kept + sum_in_turn(lambda row, leak: leak * row, rows, leaks)
 
-    def _draw(self, above: Any, below: Any) -> Any:
-        """Returns whether the positive sign is picked, from the sums of both sides."""
-        drawn = ops.cast(draws.uniform(ops.shape(above)[0], self.seed_generator), above.dtype)
+    def _picked_signs(self, rows: Sequence[Any]) -> tuple[Any, Any, Any]:
+        """Returns whether the positive sign is picked, and the sums of both sides."""
+        size = ops.shape(rows[0])[0]
+        drawn = ops.cast(draws.uniform(size, self.seed_generator), rows[0].dtype)
+        with after(drawn):
+            above, below = _sides(rows)
         # P = above / (above - below); P = 1 is above every draw and P = 0 above none: an agreed
         # sign is always kept.
-        return drawn * (above - below) < above
+        return drawn * (above - below) < above, above, below
 
     def _leaks(self, num_tasks: int, roles: Sequence[TaskRole] | None) -> list[float]:
         if isinstance(self.leak, float):
@@ -152,13 +156,15 @@ class GradDrop(GradientBalancing):
 
 def _sides(rows: Sequence[Any], factors: Sequence[float] | None = None) -> tuple[Any, Any]:
     """Returns the sums of what is above 0 and of what is below, times a factor a row."""
-    sums = []
-    for side in (ops.maximum, ops.minimum):
-        parts = [side(row, 0) for row in rows]
-        if factors is not None:
-            parts = [factor * part for factor, part in zip(factors, parts, strict=True)]
-        sums.append(sum(parts[1:], start=parts[0]))
-    return sums[0], sums[1]
+    above = _side(ops.maximum, rows, factors)
+    with after(above):
+        return above, _side(ops.minimum, rows, factors)
+
+
+def _side(side: Any, rows: Sequence[Any], factors: Sequence[float] | None) -> Any:
+    if factors is None:
+        return sum_in_turn(lambda row: side(row, 0), rows)
+    return sum_in_turn(lambda row, factor: factor * side(row, 0), rows, factors)
 
 
 def _checked(leak: Any) -> Any:

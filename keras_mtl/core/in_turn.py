@@ -1,6 +1,7 @@
 """Works on large parts one after the other, so that what they need in between is needed once."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -29,6 +30,34 @@ def in_turn(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
         if _is_large(entries[0]):
             last = keras.tree.flatten(results[-1])
     return results
+
+
+def rows_in_turn(function: Callable[..., Any], *matrices: Any) -> Any:
+    """Returns what `function` makes of matrices, of large ones row by row.
+
+    Args:
+        function: Function of matrices, whose rows it maps each to one number or row.
+        matrices: Tensors `(num_rows, size)` of one shape.
+    """
+    if not _is_large(matrices[0]):
+        return function(*matrices)
+    rows = [tf.split(matrix, matrix.shape[0]) for matrix in matrices]
+    return tf.concat(in_turn(function, *rows), axis=0)
+
+
+def sum_in_turn(function: Callable[..., Any], *parts: Sequence[Any]) -> Any:
+    """Returns the sum of what `function` makes of parts of one shape, with one in memory."""
+    total = None
+    for entries in zip(*parts, strict=True):
+        with after([] if total is None else total):
+            term = function(*entries)
+        total = term if total is None else total + term
+    return total
+
+
+def after(results: Any) -> AbstractContextManager:
+    """Returns a context whose operations wait for a structure of results."""
+    return tf.control_dependencies(keras.tree.flatten(results))
 
 
 def _is_large(part: Any) -> bool:

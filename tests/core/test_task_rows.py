@@ -1,12 +1,14 @@
 """Rows written into their places are the rows stacked; training does not tell the difference."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_mtl
-from keras_mtl.balancing import MGDA, GradDrop, MoDo
+from keras_mtl.balancing import MGDA, ExcessMTL, GradDrop, MoDo
 from keras_mtl.core import in_turn, task_rows
 from keras_mtl.core.task_rows import TaskRows
 
@@ -61,8 +63,11 @@ def trained(**options):
         {"gradient_balancing": MoDo()},
         {"gradient_balancing": MGDA(), "run_eagerly": True},
         {"gradient_balancing": GradDrop(seed=1)},
+        {"gradient_balancing": GradDrop(leak=0.5, seed=1)},
+        {"gradient_balancing": ExcessMTL(learning_rate=1.0)},
+        {"gradient_balancing": ExcessMTL(learning_rate=1.0), "jit_compile": True},
     ],
-    ids=["mgda", "mgda-refresh", "modo", "eager", "graddrop"],
+    ids=["mgda", "mgda-refresh", "modo", "eager", "graddrop", "leak", "excess", "excess-xla"],
 )
 def test_training_is_the_same_with_small_and_large_gradients(options, monkeypatch):
     small = trained(**options)
@@ -99,3 +104,71 @@ def test_variable_that_a_turn_returns_is_read_in_that_turn(monkeypatch):
 
     run = tf.function(lambda: in_turn.in_turn(add, [tf.constant(1.0), tf.constant(2.0)]))
     assert [float(result) for result in run()] == [1.0, 3.0]
+
+
+def test_rows_in_turn_are_those_of_the_matrix(monkeypatch):
+    monkeypatch.setattr(in_turn, "SMALL", 0)
+    heights = []
+
+    def lengths(rows, factors):
+        heights.append(rows.shape[0])
+        return tf.reduce_sum(rows * factors, axis=1)
+
+    rows, factors = tf.constant([[1.0, 2.0], [3.0, 4.0]]), tf.constant([[1.0, 10.0], [2.0, 0.0]])
+    run = tf.function(lambda: in_turn.rows_in_turn(lengths, rows, factors))
+    np.testing.assert_array_equal(run(), [21, 6])
+    assert heights == [1, 1]
+
+
+def operations_before(operation):
+    """The names of all operations for which one waits."""
+    names, waiting = set(), [operation]
+    while waiting:
+        current = waiting.pop()
+        before = [*(tensor.op for tensor in current.inputs), *current.control_inputs]
+        waiting.extend(found for found in before if found.name not in names)
+        names.update(found.name for found in before)
+    return names
+
+
+def test_terms_of_a_sum_wait_for_the_sum_of_those_before():
+    terms = []
+
+    def doubled(part):
+        terms.append(2.0 * part)
+        return terms[-1]
+
+    run = tf.function(lambda parts: in_turn.sum_in_turn(doubled, tf.unstack(parts)))
+    assert float(run(tf.constant([1.0, 2.0, 3.0]))) == 12
+    for term, later in itertools.pairwise(terms):
+        assert term.op.name in operations_before(later.op)
+
+
+def operations_of(balancing, *kinds):
+    """The operations of each kind by which a balancing combines two gradients in two parts."""
+    balancing.build_for(2)
+    balancing.build_for_parts([3, 4])
+
+    @tf.function
+    def combine():
+        gradients = [tf.random.normal((2, 3)), tf.random.normal((2, 4))]
+        return balancing.combine(gradients, None, tf.ones(2))
+
+    operations = combine.get_concrete_function().graph.get_operations()
+    return [[found for found in operations if found.type == kind] for kind in kinds]
+
+
+def test_excess_risks_come_before_what_is_tracked(monkeypatch):
+    monkeypatch.setattr(in_turn, "SMALL", 0)
+    roots, writes = operations_of(ExcessMTL(), "Sqrt", "AssignVariableOp")
+    assert len(roots) == 4  # a row at a time
+    for write in writes[-2:]:
+        assert {root.name for root in roots} <= operations_before(write)
+
+
+def test_graddrop_has_one_side_before_the_other():
+    above, below = operations_of(GradDrop(), "Maximum", "Minimum")
+    assert len(above) == len(below) == 4
+    for side, rest in ((above[:2], below[:2]), (above[2:], below[2:])):
+        assert side[0].name in operations_before(side[1])
+        assert all({row.name for row in side} <= operations_before(other) for other in rest)
