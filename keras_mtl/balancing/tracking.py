@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_mtl.balancing.base import GradientBalancing
 from keras_mtl.core.balanced import gramian_of
-from keras_mtl.core.in_turn import in_turn
+from keras_mtl.core.in_turn import after, in_turn
 
 
 class TrackingBalancing(GradientBalancing):
@@ -116,7 +116,9 @@ class TrackingBalancing(GradientBalancing):
         weights = self.solve(ops.where(both, gramian, 0), active, **more)
         weights = ops.cast(weights, gramian.dtype)
         weights = ops.where(active > 0, weights if factors is None else weights * factors, 0)
-        return in_turn(lambda part: ops.matmul(weights, part), rows)
+        # Weights that do not come from the Gramian are known before all is written.
+        with after([kept for _, kept in done]):
+            return in_turn(lambda part: ops.matmul(weights, part), rows)
 
     def _track(
         self, part: Any, variables: Sequence[Any], active: Any, moves: Any, more: dict[str, Any]

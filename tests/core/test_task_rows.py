@@ -158,12 +158,17 @@ def operations_of(balancing, *kinds):
     return [[found for found in operations if found.type == kind] for kind in kinds]
 
 
-def test_excess_risks_come_before_what_is_tracked(monkeypatch):
+def test_excess_risks_come_before_what_is_tracked_and_that_before_the_direction(monkeypatch):
     monkeypatch.setattr(in_turn, "SMALL", 0)
-    roots, writes = operations_of(ExcessMTL(), "Sqrt", "AssignVariableOp")
+    roots, writes, products = operations_of(
+        ExcessMTL(), "Sqrt", "AssignVariableOp", "BatchMatMulV2"
+    )
     assert len(roots) == 4  # a row at a time
-    for write in writes[-2:]:
+    tracked = writes[-2:]
+    for write in tracked:
         assert {root.name for root in roots} <= operations_before(write)
+    for product in products[-2:]:
+        assert {write.name for write in tracked} <= operations_before(product)
 
 
 def test_graddrop_has_one_side_before_the_other():
