@@ -90,9 +90,10 @@ class DBMTL(TrackingBalancing):
         self, gradients: Any, tracked: Sequence[Any], active: Any, *, losses: Any
     ) -> tuple[Any, Sequence[Any]]:
         of_log = gradients * self.head_weights(None, active, losses=losses)[:, None]
-        kept = self.beta / ops.power(ops.maximum(self.steps, 1.0), self.decay)
-        kept = ops.cast(kept, gradients.dtype)[:, None]
-        average = kept * tracked[0] + (1 - kept) * of_log
+        steps = ops.cast(ops.maximum(self.steps, 1.0), "float64")
+        # In float64: in float32 nothing is left of 1 - b for a b near 1.
+        replaced = ops.cast(1 - self.beta / ops.power(steps, self.decay), gradients.dtype)
+        average = tracked[0] + replaced[:, None] * (of_log - tracked[0])
         return average, [average]
 
     def solve(self, gramian: Any, active: Any, *, losses: Any) -> Any:

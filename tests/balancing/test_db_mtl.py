@@ -27,6 +27,20 @@ def test_two_steps_worked_by_hand():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+# In float32 the last of these is 1.
+@pytest.mark.parametrize("beta", [0.9, 1 - 1e-6, 1 - 1e-8])
+def test_averages_follow_the_formula(beta):
+    balancing, average = DBMTL(beta=beta), np.zeros((3, 6))
+    for step in range(4):
+        gradients, losses = random_gradients(step, 3), random_losses(step, 3)
+        average = beta * average + (1 - beta) * gradients / losses[:, None]
+        lengths = np.linalg.norm(average, axis=1)
+        expected = (lengths.max() / lengths) @ average
+        found = balancing(gradients, losses=losses)
+        # State is kept in float32.
+        np.testing.assert_allclose(found / (1 - beta), expected / (1 - beta), rtol=1e-5, atol=1e-5)
+
+
 def test_all_rows_are_as_long_as_the_longest_average():
     balancing = DBMTL()
     for seed in range(3):
