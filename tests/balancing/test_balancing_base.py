@@ -160,3 +160,8 @@ def test_half_precision_is_worked_on_in_float32(name):
 def test_active_of_another_shape_is_refused(active):
     with pytest.raises(ValueError, match=r"`active` must have shape \(2,\)"):
         keras_mtl.balancing.get("mgda")([[1.0, 0.0], [0.0, 1.0]], active)
+
+
+def test_a_graph_of_the_users_own_converts_the_call():
+    # What cannot be converted is warned of, in the first call of a process only.
+    tf.autograph.to_graph(GradientBalancing.build_for_parts)
