@@ -161,8 +161,10 @@ class GradientBalancing(Method):
         """Returns what is needed of the inner products of two halves, `(num_tasks, num_tasks)`."""
         products = None
         if self.needs_cross_products:
-            probe = ops.where(active > 0, ops.cast(self.probe(active), active.dtype), 0)
-            products = ops.matmul(ops.cast(matrix, active.dtype), probe)
+            # In float64: beside the product of a long gradient those of short ones are differences.
+            matrix, active = ops.cast(matrix, "float64"), ops.cast(active, "float64")
+            probe = ops.where(active > 0, ops.cast(self.probe(active), "float64"), 0)
+            products = ops.matmul(matrix, probe)
             mean = ops.sum(active * products) / ops.maximum(ops.sum(active), 1)
             products = active * (products - mean)
         return {"cross_gramian": matrix, "cross_products": products}

@@ -123,3 +123,13 @@ def test_options_that_cannot_be_are_refused():
         MoDo(rho=-1.0)
     with pytest.raises(ValueError, match=r"received 'features': the two halves of a batch"):
         MoDo(scope="features")
+
+
+def test_one_long_gradient_does_not_swamp_the_others():
+    gradients = random_gradients(0, 4, 30) * np.array([[1.0], [2.0], [0.5], [1e3]])
+    found, exact = (MoDo(learning_rate=1e-4) for _ in range(2))
+    found(gradients.astype("float32"))
+    exact(gradients)
+    weights = exact.task_weights.numpy()
+    assert len(set(weights[:3])) == 3
+    np.testing.assert_allclose(found.task_weights, weights, rtol=1e-6)
