@@ -11,7 +11,7 @@ from keras_mtl.core.noted_calls import KINDS
 _ROW_BY_ROW = {
     *KINDS,
     *(layers.InputLayer, layers.Identity, layers.Activation, layers.ActivityRegularization),
-    *(layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax, layers.UnitNormalization),
+    *(layers.ReLU, layers.LeakyReLU, layers.ELU),
     *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),
     *(layers.Maximum, layers.Minimum),
     *(layers.Flatten, layers.Reshape, layers.Permute, layers.RepeatVector, layers.Masking),
@@ -29,8 +29,22 @@ _ROW_BY_ROW = {
 }
 
 
+# These may work along the first axis, on which the rows are.
+_ALONG_AXES = {layers.Concatenate, layers.Softmax, layers.UnitNormalization}
+
+
 def keeps_rows_apart(operation: Any) -> bool:
     """Whether row i of what the operation gives is known to depend on row i of its inputs alone."""
-    if type(operation) is keras.layers.Concatenate:
-        return operation.axis % len(operation.output.shape) != 0
-    return type(operation) in _ROW_BY_ROW
+    kind = type(operation)
+    if kind in _ALONG_AXES:
+        rank = len(operation.output.shape)
+        return all(axis % rank != 0 for axis in keras.tree.flatten(operation.axis))
+    return kind in _ROW_BY_ROW and _is_of_keras(getattr(operation, "activation", None))
+
+
+def _is_of_keras(activation: Any) -> bool:
+    """Whether an activation is none or a function of Keras: another one might mix rows."""
+    module = getattr(activation, "__module__", "")
+    return activation is None or (
+        module.startswith("keras.src.activations.") and not isinstance(activation, layers.Layer)
+    )
