@@ -142,12 +142,15 @@ def called_once(model: Any, shared: Sequence[Any]) -> list[Any]:
         shared: List of the variables whose gradients are balanced.
     """
     nodes = list(leaves(nodes_in_order(model)))
+    if any(isinstance(node.operation, keras.layers.Lambda) for node in nodes):
+        return []  # whose functions may read variables that no layer shows
     read = collections.Counter(id(variable) for node in nodes for variable in _read_by(node))
     known = {id(variable) for variable in shared}
     return [
         node.operation
         for node in nodes
         if _is_plain(node.operation)
+        and not any(getattr(x, "sparse", False) for x in node.input_tensors)
         and all(read[id(x)] == 1 and id(x) in known for x in node.operation.variables)
     ]
 
@@ -181,6 +184,8 @@ def _read_by(node: Any) -> list[Any]:
 def _is_plain(layer: Any) -> bool:
     return (
         type(layer) in KINDS
+        and "call" not in vars(layer)  # one of the user's
+        and not getattr(layer.activation, "variables", ())
         and getattr(layer, "padding", None) != "causal"  # which pads in its `call`
         and getattr(layer, "_remat_mode", None) is None
         and getattr(layer, "quantization_mode", None) is None

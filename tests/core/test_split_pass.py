@@ -9,7 +9,7 @@ from keras import layers, ops
 from keras_mtl import MultiTaskModel, balancing
 from keras_mtl.callbacks import GradientConflictMonitor
 from keras_mtl.core import dense_calls, pass_for, task_rows
-from keras_mtl.core.noted_calls import NotedCall
+from keras_mtl.core.noted_calls import NotedCall, called_once
 from keras_mtl.core.parameters_pass import HalvesPass
 from keras_mtl.core.split_pass import SplitPass
 from keras_mtl.core.weighted_pass import ProductsPass
@@ -255,6 +255,46 @@ def test_rows_are_kept_apart_by_layers_that_join_others(axis):
     model = MultiTaskModel(inputs, {task: layers.Dense(3)(x) for task in TASKS})
     model.compile("sgd", "mse", gradient_balancing="sdmgrad")
     assert issubclass(model._step._pass.func, SplitPass) == (axis == -1)
+
+
+def test_a_sparse_input_takes_a_pass_for_each_half():
+    inputs = keras.Input((4,), sparse=True)
+    x = layers.Dense(4)(inputs)
+    model = MultiTaskModel(inputs, {task: layers.Dense(3)(x) for task in TASKS})
+    model.compile("sgd", "mse", gradient_balancing="sdmgrad")
+    rows = tf.sparse.from_dense(IMAGES[:, 0, :2, 0] @ np.ones((2, 4), "float32"))
+    model.fit(tf.data.Dataset.from_tensor_slices((rows, LABELS)).batch(5), verbose=0)
+    assert not issubclass(model._step._pass.func, SplitPass)
+
+
+def test_a_kernel_that_a_lambda_reads_too_takes_a_pass_for_each_half():
+    dense = layers.Dense(4)
+    model = build(
+        lambda: [layers.Flatten(), dense],
+        head=lambda units, name: keras.Sequential(
+            [
+                layers.Lambda(lambda x: ops.matmul(x, ops.transpose(dense.kernel))),
+                layers.Dense(units),
+            ],
+            name=name,
+        ),
+    )
+    model.compile("sgd", "mse", gradient_balancing="sdmgrad")
+    assert not issubclass(model._step._pass.func, SplitPass)
+
+
+def test_a_layer_whose_activation_has_weights_is_not_noted():
+    model = build(with_one(layers.Dense(4, activation=layers.PReLU())))
+    assert len(called_once(model, model.trainable_variables)) == 5  # two in the trunk, three heads
+
+
+def test_a_call_of_the_users_own_is_kept():
+    dense = layers.Dense(4)
+    dense.call = own = lambda x, training=None: type(dense).call(dense, x) * 2.0
+    model = build(lambda: [layers.Flatten(), dense])
+    model.compile("sgd", "mse", gradient_balancing="sdmgrad")
+    model.fit(IMAGES, LABELS, batch_size=5, verbose=0)
+    assert dense.call is own
 
 
 def test_heads_may_do_as_they_like():
