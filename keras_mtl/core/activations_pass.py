@@ -7,13 +7,13 @@ import tensorflow as tf
 
 from keras_mtl.core.balanced import Balanced, balance, gramian_of
 from keras_mtl.core.dense_calls import are_cheaper, gramian
-from keras_mtl.core.noted_calls import NotedCall, NotedCalls, in_order
+from keras_mtl.core.noted_calls import NotedCall, Noting, in_order
 from keras_mtl.core.parameters_pass import ParametersPass
 from keras_mtl.core.passes import either
 from keras_mtl.core.terms import Terms
 
 
-class ActivationsPass(ParametersPass):
+class ActivationsPass(Noting, ParametersPass):
     """A pass of each task to the outputs of large dense layers, then one to their variables.
 
     For balancings that read nothing but the Gramian. It does what `ParametersPass` does, and takes
@@ -21,19 +21,8 @@ class ActivationsPass(ParametersPass):
     read and the derivatives by what they give, where a batch has few enough rows for that.
     """
 
-    layers: Sequence[Any] = ()
-
-    def __enter__(self) -> "ActivationsPass":
-        self._calls = NotedCalls(self.layers)
-        self._calls.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._calls.__exit__(*error)
-
     def gradients(self, terms: Terms) -> list[Any]:
-        calls = self._calls.noted
+        calls = self.calls
         if not calls:
             return super().gradients(terms)
         cheaper = are_cheaper(calls, len(terms.totals))
@@ -75,6 +64,4 @@ class ActivationsPass(ParametersPass):
 
 def noting(layers: Sequence[Any]) -> type[ParametersPass]:
     """Returns the backward pass for some dense layers, or for none."""
-    if not layers:
-        return ParametersPass
-    return type("ActivationsPass", (ActivationsPass,), {"layers": tuple(layers)})
+    return ActivationsPass.of(layers) if layers else ParametersPass

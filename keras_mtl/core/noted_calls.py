@@ -110,6 +110,31 @@ class NotedCalls:
         return call
 
 
+class Noting:
+    """What backward passes share that note the calls of layers: the first one of the bases."""
+
+    layers: Sequence[Any] = ()
+
+    @classmethod
+    def of(cls, layers: Sequence[Any]) -> type:
+        """Returns the backward pass that notes the calls of these layers."""
+        return type(cls.__name__, (cls,), {"layers": tuple(layers)})
+
+    @property
+    def calls(self) -> list[NotedCall]:
+        """What was noted in the forward pass."""
+        return self._noted.noted
+
+    def __enter__(self) -> Any:
+        self._noted = NotedCalls(self.layers)
+        self._noted.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._noted.__exit__(*error)
+
+
 def in_order(
     shared: Sequence[Any],
     others: Sequence[Any],
@@ -185,7 +210,7 @@ def _is_plain(layer: Any) -> bool:
     return (
         type(layer) in KINDS
         and "call" not in vars(layer)  # one of the user's
-        and not getattr(layer.activation, "variables", ())
+        and not isinstance(layer.activation, keras.layers.Layer)  # which may make weights late
         and getattr(layer, "padding", None) != "causal"  # which pads in its `call`
         and getattr(layer, "_remat_mode", None) is None
         and getattr(layer, "quantization_mode", None) is None

@@ -45,6 +45,4 @@ def keeps_rows_apart(operation: Any) -> bool:
 def _is_of_keras(activation: Any) -> bool:
     """Whether an activation is none or a function of Keras: another one might mix rows."""
     module = getattr(activation, "__module__", "")
-    return activation is None or (
-        module.startswith("keras.src.activations.") and not isinstance(activation, layers.Layer)
-    )
+    return activation is None or module.startswith("keras.src.activations.")

@@ -8,34 +8,24 @@ import tensorflow as tf
 from keras_mtl.core.balanced import Balanced, gramian_of
 from keras_mtl.core.dense_calls import are_cheaper, is_dense_and_large, products
 from keras_mtl.core.labels import middle
-from keras_mtl.core.noted_calls import NotedCall, NotedCalls, in_order
+from keras_mtl.core.noted_calls import NotedCall, Noting, in_order
 from keras_mtl.core.parameters_pass import HalvesPass
 from keras_mtl.core.task_rows import TaskRows
 from keras_mtl.core.terms import Terms
 
 
-class SplitPass(HalvesPass):
+class SplitPass(Noting, HalvesPass):
     """One backward pass a task, of which each layer gives the gradients of both halves.
 
     It does what `HalvesPass` does where the shared variables are those of `layers`, and what is
     shared keeps the rows of a batch apart. There a gradient is a sum over rows, and its two parts
     follow from what a layer read and the derivatives by what it gave. Of large dense layers they
-    are not even formed where nothing but products and a weighted sum is asked for.
+    are not even formed where nothing but products and a weighted sum is asked for. Where a head
+    mixes the rows of a batch, as in a batch normalization, the rows are those of the shared layers.
     """
 
-    layers: Sequence[Any] = ()
-
-    def __enter__(self) -> "SplitPass":
-        self._calls = NotedCalls(self.layers)
-        self._calls.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._calls.__exit__(*error)
-
     def gradients(self, terms: Terms) -> list[Any]:
-        calls = self._calls.noted
+        calls = self.calls
         if not calls:
             return super().gradients(terms)
         shared = self.partition.shared(self.variables)
@@ -136,6 +126,4 @@ def _cross_products(call: NotedCall, matrix: Any, halves: Sequence[slice]) -> An
 
 def splitting(layers: Sequence[Any]) -> type[HalvesPass]:
     """Returns the backward pass for the layers of all shared variables, or for none."""
-    if not layers:
-        return HalvesPass
-    return type("SplitPass", (SplitPass,), {"layers": tuple(layers)})
+    return SplitPass.of(layers) if layers else HalvesPass
