@@ -22,6 +22,11 @@ KINDS_TO_TRAIN = [
 ]
 
 
+# Sums in another order; on some processors a ReLU or the largest of a pool then turns to the other
+# side in a row or two of nddr's, whose predictions move by 3e-4.
+REORDERED = 1e-3
+
+
 def close(first, second, tolerance):
     assert first.keys() == second.keys()
     for task, values in first.items():
@@ -201,12 +206,12 @@ def test_two_replicas_train_as_one_device_does(name, strategy):
     alone = trained(name)
     with strategy.scope():
         together = trained(name)
-    close(alone, together, 1e-5)  # sums in another order
+    close(alone, together, REORDERED)
 
 
 @pytest.mark.parametrize("name", DEEP)
 def test_compiled_it_trains_as_uncompiled(name):
-    close(trained(name), trained(name, jit_compile=True), 1e-5)  # operations in another order
+    close(trained(name), trained(name, jit_compile=True), REORDERED)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
