@@ -17,13 +17,13 @@ DEEP = [
 SHAPES = {"dense": (6,), "convolutional": (8, 8, 2), "transformer": (5, 8)}
 
 
-def dense_stages():
+def dense_stages(activation="relu"):
     """Three dense stages with seeds, which copies must not share."""
     first = keras.initializers.GlorotUniform(seed=1)
     return [
-        keras.layers.Dense(8, activation="relu", kernel_initializer=first, name="stage1"),
-        keras.layers.Dense(7, activation="relu", name="stage2"),
-        keras.layers.Dense(6, activation="relu", name="stage3"),
+        keras.layers.Dense(8, activation=activation, kernel_initializer=first, name="stage1"),
+        keras.layers.Dense(7, activation=activation, name="stage2"),
+        keras.layers.Dense(6, activation=activation, name="stage3"),
     ]
 
 

@@ -22,11 +22,6 @@ KINDS_TO_TRAIN = [
 ]
 
 
-# Sums in another order; on some processors a ReLU or the largest of a pool then turns to the other
-# side in a row or two of nddr's, whose predictions move by 3e-4.
-REORDERED = 1e-3
-
-
 def close(first, second, tolerance):
     assert first.keys() == second.keys()
     for task, values in first.items():
@@ -186,7 +181,9 @@ def test_mixed_precision_trains_and_predicts_float32(name):
 
 def trained(name, **arguments):
     keras.utils.set_random_seed(0)
-    model = support.build(name)
+    # Rounding turns a ReLU near 0 to its other side, and the gradient with it.
+    smooth = support.dense_stages("tanh")
+    model = architectures.build_model(name, keras.Input((6,)), smooth, support.tasks())
     model.compile(keras.optimizers.SGD(0.1), **arguments)
     x, y = support.data(model)
     if any(isinstance(part, keras.layers.BatchNormalization) for part in model._flatten_layers()):
@@ -206,12 +203,12 @@ def test_two_replicas_train_as_one_device_does(name, strategy):
     alone = trained(name)
     with strategy.scope():
         together = trained(name)
-    close(alone, together, REORDERED)
+    close(alone, together, 1e-5)  # sums in another order
 
 
 @pytest.mark.parametrize("name", DEEP)
 def test_compiled_it_trains_as_uncompiled(name):
-    close(trained(name), trained(name, jit_compile=True), REORDERED)
+    close(trained(name), trained(name, jit_compile=True), 1e-5)  # operations in another order
 
 
 @pytest.mark.parametrize("name", BUILDERS)
